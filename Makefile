@@ -1,0 +1,121 @@
+# apapacho_jobs: build (PGXS). The lists below are the table of contents: a feature is a folder of src.
+#
+#   make            build the extension                make demo    see it working, on a throw-away server
+#   make install    install it into PostgreSQL         make check   set up what is needed and run every test
+
+EXTENSION = apapacho_jobs
+EXTENSION_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
+MODULE_big = apapacho_jobs
+
+# src/lib: plain C, no PostgreSQL
+LIB_OBJS = \
+	src/lib/cron/parse.o \
+	src/lib/cron/next.o \
+	src/lib/delivery/engine.o \
+	src/lib/delivery/message.o \
+	src/lib/delivery/retry.o \
+	src/lib/delivery/signature.o \
+	src/lib/delivery/transfer.o \
+	src/lib/delivery/url.o
+
+# src/server: the platform that the features stand on
+SERVER_OBJS = \
+	src/server/entry.o \
+	src/server/environment.o \
+	src/server/extension.o \
+	src/server/ids.o \
+	src/server/job.o \
+	src/server/session.o \
+	src/server/settings.o \
+	src/server/shared.o \
+	src/server/user_tables.o \
+	src/server/xact.o
+
+SCHEDULER_OBJS = \
+	src/scheduler/database_events.o \
+	src/scheduler/dispatch.o \
+	src/scheduler/due.o \
+	src/scheduler/history.o \
+	src/scheduler/launcher.o \
+	src/scheduler/process.o \
+	src/scheduler/scheduler.o \
+	src/scheduler/status.o \
+	src/scheduler/worker.o
+
+OUTBOX_OBJS = \
+	src/outbox/claim.o \
+	src/outbox/cleanup.o \
+	src/outbox/console.o \
+	src/outbox/events.o \
+	src/outbox/printable.o \
+	src/outbox/publisher.o \
+	src/outbox/record.o \
+	src/outbox/webhook.o
+
+PAYOUT_OBJS = \
+	src/payout/calculation.o \
+	src/payout/eligibility.o \
+	src/payout/retry.o \
+	src/payout/state.o
+
+OBJS = $(LIB_OBJS) $(SERVER_OBJS) $(SCHEDULER_OBJS) $(OUTBOX_OBJS) $(PAYOUT_OBJS)
+
+# The install script is put together from the features' SQL, in this order.
+SQL_PARTS = \
+	src/server/server.sql \
+	src/server/user_tables.sql \
+	src/scheduler/scheduler.sql \
+	src/outbox/outbox.sql \
+	src/payout/payout.sql
+
+INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql
+DATA_built = $(INSTALL_SQL)
+EXTRA_CLEAN = $(INSTALL_SQL) build
+
+REGRESS = $(basename $(notdir $(wildcard sql/*.sql)))
+
+PG_CPPFLAGS = -I$(srcdir)/src -DAPAPACHO_VERSION='"$(EXTENSION_VERSION)"'
+PG_CFLAGS = -std=gnu11 -Wall -Wextra -Werror -Wno-unused-parameter -Wno-sign-compare \
+	-Wno-declaration-after-statement -fvisibility=hidden
+# PostgreSQL's own flags are the compiler's that it was built with, which clang may not know.
+PG_CFLAGS += $(if $(findstring clang,$(CC)),-Wno-unknown-warning-option -Wno-ignored-attributes \
+	-Wno-ignored-optimization-argument)
+SHLIB_LINK = -lcurl -lcrypto
+
+# The module does no work that the JIT compiler could inline.
+override with_llvm = no
+
+# The targets that need no PostgreSQL beforehand: test/sandbox.sh installs what is missing, then builds in a directory of its own.
+TEST_TARGETS = check demo
+
+ifeq (,$(filter $(TEST_TARGETS),$(MAKECMDGOALS)))
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+ifeq (,$(PGXS))
+$(error no PostgreSQL to build with: install its server headers, or set PG_CONFIG (see README.md))
+endif
+include $(PGXS)
+
+$(INSTALL_SQL): $(SQL_PARTS) $(EXTENSION).control Makefile
+	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION)" to load this file. \quit'; cat $(SQL_PARTS); } > $@.tmp
+	mv $@.tmp $@
+
+# Headers are few: a change to any of them rebuilds all.
+$(OBJS): $(wildcard src/*/*.h src/lib/*/*.h)
+
+else
+
+check:
+	@bash test/sandbox.sh bash test/check.sh
+
+demo:
+	@bash test/sandbox.sh bash test/demo/demo.sh
+
+# Whatever is asked for beside them
+$(filter-out $(TEST_TARGETS),$(MAKECMDGOALS)):
+	@$(MAKE) $@
+
+.PHONY: $(MAKECMDGOALS)
+
+endif

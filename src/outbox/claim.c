@@ -1,0 +1,291 @@
+/*
+ * claim.c: which events go out next, in which order.
+ *
+ * Runs in the worker of the job `outbox`, in a short transaction of its own; no row is locked, since there is one
+ * publisher at a time. The claim walks the index ("publishedAt", "createdAt"), so that it never sorts the backlog.
+ *
+ * Order: by "createdAt". Events of the same millisecond go out as they stand in the table, which is as they were
+ * inserted but for free space that is used again; so those whose ids say more (version 7 uuids, ours) go by their ids.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "common/hashfn.h"
+#include "executor/spi.h"
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/datetime.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/jsonb.h"
+#include "utils/memutils.h"
+
+#include "outbox/batch.h"
+#include "server/settings.h"
+#include "server/user_tables.h"
+#include "server/xact.h"
+
+#define FETCH_ROWS 64
+
+/* How far beyond the limit a claim looks for events of the same millisecond as its last one. */
+#define TIE_ROWS 100
+
+/* The columns of the claim. */
+enum {
+    COL_ID = 1,
+    COL_AGGREGATE_TYPE,
+    COL_AGGREGATE_ID,
+    COL_TYPE,
+    COL_PAYLOAD,
+    COL_CREATED_AT,
+    COL_RETRY_COUNT,
+    COL_PLACE,
+    COL_HAS_RETRY_ROW
+};
+
+/* %1$s: the events. An event that has failed for good, or is gone, holds up nobody. */
+static const char claim_sql[] =
+    "SELECT e.id, e.\"aggregateType\", e.\"aggregateId\", e.\"eventType\", e.payload, e.\"createdAt\","
+    " e.\"retryCount\", e.ctid, own.event_id IS NOT NULL"
+    " FROM %1$s e LEFT JOIN apapacho_jobs.outbox_retry own ON own.event_id = e.id"
+    " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1"
+    " AND (own.event_id IS NULL OR own.next_attempt_at <= pg_catalog.statement_timestamp())"
+    " AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_retry r JOIN %1$s x ON x.id = r.event_id"
+    "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\""
+    "  AND r.event_id <> e.id AND x.\"publishedAt\" IS NULL AND x.\"retryCount\" < $1"
+    "  AND (x.\"createdAt\" < e.\"createdAt\""
+    "   OR x.\"createdAt\" = e.\"createdAt\" AND (own.event_id IS NULL OR x.id < e.id)))"
+    " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
+
+int
+outbox_plan_by_index(void)
+{
+    static const char *const unwanted[] = {"enable_seqscan",   "enable_bitmapscan", "enable_sort", "enable_hashjoin",
+                                           "enable_mergejoin", "enable_material",   "jit"};
+    int level = NewGUCNestLevel();
+
+    for (int i = 0; i < lengthof(unwanted); i++)
+        (void)set_config_option(unwanted[i], "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    return level;
+}
+
+/* The text in UTF-8; the same pointer when it is that already. NULL when it cannot be had. */
+static const char *
+to_utf8(const char *text)
+{
+    size_t length = strlen(text);
+
+    if (GetDatabaseEncoding() == PG_UTF8)
+        return text;
+    if (GetDatabaseEncoding() == PG_SQL_ASCII)
+        return pg_verify_mbstr(PG_UTF8, text, length, true) ? text : NULL;
+    return pg_server_to_any(text, length, PG_UTF8);
+}
+
+/* 2025-12-27T18:00:00.000Z, as the backend's Date.toISOString() writes it; NULL for infinity and the like. */
+static char *
+iso_time(Timestamp time)
+{
+    struct pg_tm tm;
+    fsec_t fraction;
+
+    if (TIMESTAMP_NOT_FINITE(time) || timestamp2tm(time, NULL, &tm, &fraction, NULL, NULL) != 0)
+        return NULL;
+    return psprintf("%04d-%02d-%02dT%02d:%02d:%02d.%03dZ", tm.tm_year, tm.tm_mon, tm.tm_mday, tm.tm_hour, tm.tm_min,
+                    tm.tm_sec, (int)(fraction / 1000));
+}
+
+static char *
+payload_text(HeapTuple row, TupleDesc columns)
+{
+    bool is_null;
+    Datum value = SPI_getbinval(row, columns, COL_PAYLOAD, &is_null);
+    Jsonb *payload;
+    char *text;
+
+    if (is_null)
+        return pstrdup("null");
+    if (SPI_gettypeid(columns, COL_PAYLOAD) != JSONBOID)
+        return SPI_getvalue(row, columns, COL_PAYLOAD);
+    payload = DatumGetJsonbP(value);
+    text = JsonbToCString(NULL, &payload->root, VARSIZE(payload));
+    if ((Pointer)payload != DatumGetPointer(value))
+        pfree(payload);
+    return text;
+}
+
+static char *
+column_text(HeapTuple row, TupleDesc columns, int column)
+{
+    char *text = SPI_getvalue(row, columns, column);
+
+    return text != NULL ? text : pstrdup("");
+}
+
+/* Copies a row into the current context. Returns the number of its bytes. */
+static size_t
+read_event(OutboxEvent *event, HeapTuple row, TupleDesc columns)
+{
+    bool is_null;
+    MessageFields *message = &event->message;
+    char *payload = payload_text(row, columns);
+
+    memset(event, 0, sizeof(*event));
+    event->state = OUTBOX_CLAIMED;
+    event->successor = -1;
+    event->id = column_text(row, columns, COL_ID);
+    event->aggregate_type = column_text(row, columns, COL_AGGREGATE_TYPE);
+    event->aggregate_id = column_text(row, columns, COL_AGGREGATE_ID);
+    event->type = column_text(row, columns, COL_TYPE);
+    event->created_at = DatumGetTimestamp(SPI_getbinval(row, columns, COL_CREATED_AT, &is_null));
+    event->retry_count = DatumGetInt32(SPI_getbinval(row, columns, COL_RETRY_COUNT, &is_null));
+    event->place = *(ItemPointer)DatumGetPointer(SPI_getbinval(row, columns, COL_PLACE, &is_null));
+    event->has_retry_row = DatumGetBool(SPI_getbinval(row, columns, COL_HAS_RETRY_ROW, &is_null));
+
+    message->id = to_utf8(event->id);
+    message->type = to_utf8(event->type);
+    message->aggregate_type = to_utf8(event->aggregate_type);
+    message->aggregate_id = to_utf8(event->aggregate_id);
+    message->payload = to_utf8(payload);
+    message->occurred_at = iso_time(event->created_at);
+    if (message->id == NULL || message->type == NULL || message->aggregate_type == NULL ||
+        message->aggregate_id == NULL || message->payload == NULL)
+        event->problem = "the event's text is not valid UTF-8";
+    return strlen(payload) + strlen(event->id) + strlen(event->aggregate_type) + strlen(event->aggregate_id) +
+           strlen(event->type);
+}
+
+/* Reads the cursor into the batch, whose array has room for limit + TIE_ROWS events. */
+static void
+read_events(OutboxBatch *batch, Portal cursor, int limit)
+{
+    size_t bytes = 0;
+    bool done = false;
+
+    while (!done) {
+        SPITupleTable *table;
+        MemoryContext before;
+
+        SPI_cursor_fetch(cursor, true, Min(FETCH_ROWS, limit + TIE_ROWS - batch->count));
+        table = SPI_tuptable;
+        if (SPI_processed == 0)
+            break;
+        before = MemoryContextSwitchTo(batch->context);
+        for (uint64 i = 0; i < SPI_processed && !done; i++) {
+            OutboxEvent *event = &batch->events[batch->count];
+
+            bytes += read_event(event, table->vals[i], table->tupdesc);
+            batch->count++;
+            done = bytes >= OUTBOX_CLAIM_BYTES || batch->count >= limit + TIE_ROWS ||
+                   (batch->count > limit && event->created_at != batch->events[limit - 1].created_at);
+        }
+        MemoryContextSwitchTo(before);
+        SPI_freetuptable(table);
+        CHECK_FOR_INTERRUPTS();
+    }
+}
+
+static bool
+has_time_ordered_id(const OutboxEvent *event)
+{
+    return strlen(event->id) == 36 && event->id[14] == '7' && event->id[8] == '-' && event->id[23] == '-';
+}
+
+static int
+compare_ids(const void *left, const void *right)
+{
+    return strcmp(((const OutboxEvent *)left)->id, ((const OutboxEvent *)right)->id);
+}
+
+/* Among events of one millisecond: those with time-ordered ids share the places that they have in the order of their
+ * ids. */
+static void
+settle_ties(OutboxBatch *batch)
+{
+    OutboxEvent *sorted = palloc(sizeof(OutboxEvent) * batch->count);
+    int *places = palloc(sizeof(int) * batch->count);
+    int end;
+
+    for (int start = 0; start < batch->count; start = end) {
+        int ordered = 0;
+
+        for (end = start; end < batch->count && batch->events[end].created_at == batch->events[start].created_at;
+             end++) {
+            if (has_time_ordered_id(&batch->events[end])) {
+                places[ordered] = end;
+                sorted[ordered++] = batch->events[end];
+            }
+        }
+        qsort(sorted, ordered, sizeof(OutboxEvent), compare_ids);
+        for (int i = 0; i < ordered; i++)
+            batch->events[places[i]] = sorted[i];
+    }
+    pfree(sorted);
+    pfree(places);
+}
+
+typedef struct AggregateTail {
+    uint64 hash; /* of type and id; two that share it go out one after the other, which harms nobody */
+    int last;
+} AggregateTail;
+
+/* Links the events of each aggregate in their order. */
+static void
+link_aggregates(OutboxBatch *batch)
+{
+    HASHCTL control = {.keysize = sizeof(uint64), .entrysize = sizeof(AggregateTail), .hcxt = batch->context};
+    HTAB *tails =
+        hash_create("outbox aggregates", Max(batch->count, 16), &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+
+    for (int i = 0; i < batch->count; i++) {
+        OutboxEvent *event = &batch->events[i];
+        uint64 hash = hash_combine64(
+            hash_bytes_extended((const unsigned char *)event->aggregate_type, strlen(event->aggregate_type), 0),
+            hash_bytes_extended((const unsigned char *)event->aggregate_id, strlen(event->aggregate_id), 0));
+        bool found;
+        AggregateTail *tail = hash_search(tails, &hash, HASH_ENTER, &found);
+
+        event->is_first = !found;
+        if (found)
+            batch->events[tail->last].successor = i;
+        tail->last = i;
+    }
+    hash_destroy(tails);
+}
+
+OutboxBatch *
+outbox_claim(MemoryContext context, int limit)
+{
+    Oid types[] = {INT4OID, INT4OID};
+    Datum values[] = {Int32GetDatum(setting_outbox_max_retries), Int32GetDatum(limit + TIE_ROWS)};
+    OutboxBatch *batch = MemoryContextAllocZero(context, sizeof(*batch));
+    MemoryContext before;
+    Portal cursor;
+    char *sql;
+    char *table;
+    int level;
+
+    batch->context = context;
+    batch->events = MemoryContextAlloc(context, sizeof(OutboxEvent) * (limit + TIE_ROWS));
+
+    xact_begin("apapacho_jobs: claiming outbox events");
+    (void)user_table_check(TABLE_OUTBOX_EVENT);
+    table = user_table_name(TABLE_OUTBOX_EVENT);
+    sql = psprintf(claim_sql, table);
+    level = outbox_plan_by_index();
+    cursor = SPI_cursor_open_with_args(NULL, sql, 2, types, values, NULL, true, CURSOR_OPT_NO_SCROLL);
+    read_events(batch, cursor, limit);
+    SPI_cursor_close(cursor);
+    AtEOXact_GUC(true, level);
+    xact_commit();
+
+    before = MemoryContextSwitchTo(context);
+    settle_ties(batch);
+    batch->count = Min(batch->count, limit);
+    batch->finished = palloc(sizeof(int) * Max(batch->count, 1));
+    link_aggregates(batch);
+    MemoryContextSwitchTo(before);
+    return batch;
+}

@@ -1,0 +1,141 @@
+/*
+ * cleanup.c: the job `cleanup`: deletes what nobody needs any more: events that were published long ago, retries of
+ * events that need none, finished runs of the history.
+ *
+ * Runs in a background worker, in many short transactions. Each batch is looked up along the index ("publishedAt",
+ * "createdAt") from where the last one ended, so that it does not walk over what was deleted before.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "datatype/timestamp.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "outbox/batch.h"
+#include "outbox/outbox.h"
+#include "server/settings.h"
+#include "server/user_tables.h"
+#include "server/xact.h"
+
+#define BATCH_ROWS 5000
+#define DEFAULT_DAYS 30
+#define MAX_DAYS 36500
+
+/* The next rows to delete and the time of the last of them. */
+static const char find_sql[] =
+    "SELECT pg_catalog.array_agg(e.ctid), pg_catalog.max(e.\"publishedAt\") FROM"
+    " (SELECT ctid, \"publishedAt\" FROM %s WHERE \"publishedAt\" >= $1 AND \"publishedAt\" < $2"
+    "  ORDER BY \"publishedAt\", \"createdAt\" LIMIT $3) e";
+
+/* With the condition again: rows may have moved, and partitions use the same places. */
+static const char delete_sql[] = "DELETE FROM %s e WHERE e.ctid = ANY ($1) AND e.\"publishedAt\" < $2";
+
+static const char retries_sql[] =
+    "DELETE FROM apapacho_jobs.outbox_retry r WHERE NOT EXISTS"
+    " (SELECT FROM %s e WHERE e.id = r.event_id AND e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1)";
+
+/* The last run of each job stays, however old: the jobs' status shows it. */
+static const char history_sql[] =
+    "DELETE FROM apapacho_jobs.run WHERE id IN"
+    " (SELECT r.id FROM apapacho_jobs.run r WHERE r.finished_at < $1"
+    "  AND EXISTS (SELECT FROM apapacho_jobs.run later WHERE later.job = r.job AND later.id > r.id"
+    "   AND later.finished_at IS NOT NULL)"
+    "  ORDER BY r.finished_at LIMIT $2)";
+
+/* Deletes a batch of events; *since moves on to the time of its last one. Returns the number of events deleted. */
+static uint64
+delete_events(Timestamp *since, Timestamp before)
+{
+    Oid types[] = {TIMESTAMPOID, TIMESTAMPOID, INT4OID};
+    Datum values[] = {TimestampGetDatum(*since), TimestampGetDatum(before), Int32GetDatum(BATCH_ROWS)};
+    Oid delete_types[] = {TIDARRAYOID, TIMESTAMPOID};
+    Datum delete_values[] = {(Datum)0, TimestampGetDatum(before)};
+    uint64 deleted = 0;
+    char *table;
+    RunAs saved;
+    Oid owner;
+    int level;
+
+    xact_begin("apapacho_jobs: deleting old outbox events");
+    owner = user_table_check(TABLE_OUTBOX_EVENT);
+    table = user_table_name(TABLE_OUTBOX_EVENT);
+    level = outbox_plan_by_index();
+    (void)spi_run(psprintf(find_sql, table), 3, types, values, NULL, true, 1);
+    AtEOXact_GUC(true, level);
+    if (!spi_is_null(0, 1)) {
+        bool is_null;
+
+        delete_values[0] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
+        *since = DatumGetTimestamp(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &is_null));
+        run_as(&saved, owner);
+        deleted = spi_run(psprintf(delete_sql, table), 2, delete_types, delete_values, NULL, false, 0);
+        run_as_end(&saved);
+    }
+    xact_commit();
+    return deleted;
+}
+
+static void
+delete_retries(void)
+{
+    Oid type = INT4OID;
+    Datum value = Int32GetDatum(setting_outbox_max_retries);
+
+    xact_begin("apapacho_jobs: deleting old outbox retries");
+    (void)user_table_check(TABLE_OUTBOX_EVENT);
+    (void)spi_run(psprintf(retries_sql, user_table_name(TABLE_OUTBOX_EVENT)), 1, &type, &value, NULL, false, 0);
+    xact_commit();
+}
+
+static uint64
+delete_runs(TimestampTz before)
+{
+    Oid types[] = {TIMESTAMPTZOID, INT4OID};
+    Datum values[] = {TimestampTzGetDatum(before), Int32GetDatum(BATCH_ROWS)};
+    uint64 deleted;
+
+    xact_begin("apapacho_jobs: deleting old runs");
+    deleted = spi_run(history_sql, 2, types, values, NULL, false, 0);
+    xact_commit();
+    return deleted;
+}
+
+/* The argument `days`. */
+static int64
+days_asked_for(const JobRun *run)
+{
+    int64 days = job_argument_int(run, "days", DEFAULT_DAYS);
+
+    if (days < 0 || days > MAX_DAYS)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("the number of days must be between 0 and %d, not " INT64_FORMAT, MAX_DAYS, days)));
+    return days;
+}
+
+char *
+outbox_cleanup_run(JobRun *run)
+{
+    int64 days = days_asked_for(run);
+    TimestampTz now = GetCurrentTimestamp();
+    Timestamp since = DT_NOBEGIN;
+    uint64 total = 0;
+    uint64 deleted;
+    MemoryContext before;
+    char *result;
+
+    if (setting_history_days > 0) {
+        while (!job_should_stop(run) && delete_runs(now - setting_history_days * USECS_PER_DAY) == BATCH_ROWS)
+            ;
+    }
+    while (!job_should_stop(run) && (deleted = delete_events(&since, now - days * USECS_PER_DAY)) > 0)
+        total += deleted;
+    delete_retries();
+
+    ereport(LOG, (errmsg_internal("[Job:Cleanup] Limpiados " UINT64_FORMAT " eventos", total)));
+    before = MemoryContextSwitchTo(run->context);
+    result = psprintf("{\"deleted\": " UINT64_FORMAT "}", total);
+    MemoryContextSwitchTo(before);
+    return result;
+}

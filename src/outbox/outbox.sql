@@ -1,0 +1,75 @@
+-- The outbox: retries' times, and the functions that write, read and look after events (src/outbox).
+
+-- Not dumped: while a dump is being restored the new database's own runs are already written here; in a restored database whatever failed is due
+-- at once.
+
+CREATE TABLE apapacho_jobs.outbox_retry (
+    event_id text PRIMARY KEY,
+    aggregate_type text NOT NULL,
+    aggregate_id text NOT NULL,
+    attempts integer NOT NULL,
+    next_attempt_at timestamptz NOT NULL
+);
+CREATE INDEX outbox_retry_aggregate_idx ON apapacho_jobs.outbox_retry (aggregate_type, aggregate_id);
+COMMENT ON TABLE apapacho_jobs.outbox_retry IS
+    'when the outbox events whose last delivery failed are due again; their aggregates wait for them';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_emit(aggregate_type text, aggregate_id text, event_type text,
+                                     payload jsonb DEFAULT '{}')
+    RETURNS text
+    LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_outbox_emit';
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_emit(text, text, text, jsonb) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_emit(text, text, text, jsonb) IS
+    'adds an event to the outbox, as the caller and as a part of the caller''s transaction; returns its id';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_process(batch_size integer DEFAULT NULL)
+    RETURNS jsonb
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT apapacho_jobs.run_job('outbox', true,
+            CASE WHEN batch_size IS NOT NULL THEN pg_catalog.jsonb_build_object('batchSize', batch_size) END)
+    $$;
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_process(integer) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_process(integer) IS
+    'publishes the outbox events that are due (at most batch_size of them when it is given) in a worker, and waits for it';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_cleanup(days integer DEFAULT 30)
+    RETURNS jsonb
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT apapacho_jobs.run_job('cleanup', true,
+            CASE WHEN days IS NOT NULL THEN pg_catalog.jsonb_build_object('days', days) END)
+    $$;
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_cleanup(integer) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_cleanup(integer) IS
+    'deletes the outbox events that were published more than so many days ago in a worker, and waits for it';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_stats()
+    RETURNS jsonb
+    LANGUAGE c STABLE STRICT PARALLEL RESTRICTED
+    AS 'MODULE_PATHNAME', 'apapacho_outbox_stats';
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_stats() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_stats() IS
+    'how many outbox events there are: total, pending (of these retrying), published, failed; and since when the oldest waits';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_events(status text DEFAULT 'pending', "limit" integer DEFAULT 50,
+                                       "offset" integer DEFAULT 0)
+    RETURNS TABLE (id text, "aggregateType" text, "aggregateId" text, "eventType" text, "retryCount" integer,
+                   "lastError" text, "createdAt" timestamp, "publishedAt" timestamp)
+    LANGUAGE c STABLE CALLED ON NULL INPUT PARALLEL RESTRICTED ROWS 50
+    AS 'MODULE_PATHNAME', 'apapacho_outbox_events';
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_events(text, integer, integer) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_events(text, integer, integer) IS
+    'the outbox events of a status (pending, published, failed, all), newest first, without their payloads';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_retry_failed()
+    RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_outbox_retry_failed';
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_retry_failed() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_retry_failed() IS
+    'makes the outbox events that have failed for good pending again; returns their number';
+

@@ -1,0 +1,298 @@
+/*
+ * record.c: writes down what became of events that were sent.
+ *
+ * Runs in the worker of the job `outbox`, in a short transaction of its own. The user's table is written as its owner,
+ * one UPDATE for all that were delivered and one for all that failed; the retries' table as ourselves. An event that
+ * somebody else has published or deleted meanwhile is no error.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#include "lib/delivery/retry.h"
+#include "outbox/batch.h"
+#include "server/settings.h"
+#include "server/user_tables.h"
+#include "server/xact.h"
+
+#define SHORT_ERROR_BYTES 500
+
+/* How long the last record of a run that is being cancelled may wait for a lock: nothing may hold up a shutdown. */
+#define LAST_LOCK_TIMEOUT "500ms"
+
+/*
+ * By the row's place, which is cheaper than by its id; the id, kept from the planner's sight, makes sure that it is not
+ * another row by now.
+ */
+static const char delivered_sql[] =
+    "UPDATE %s AS e SET \"publishedAt\" = (pg_catalog.statement_timestamp() AT TIME ZONE 'UTC')::timestamp(3),"
+    " \"lastError\" = NULL"
+    " WHERE e.ctid = ANY ($1) AND e.id || '' = ANY ($2) AND e.\"publishedAt\" IS NULL";
+
+/* For the rows that have moved since. */
+static const char delivered_by_id_sql[] =
+    "UPDATE %s AS e SET \"publishedAt\" = (pg_catalog.statement_timestamp() AT TIME ZONE 'UTC')::timestamp(3),"
+    " \"lastError\" = NULL WHERE e.id = ANY ($1) AND e.\"publishedAt\" IS NULL";
+
+static const char failed_sql[] =
+    "UPDATE %s AS e SET \"retryCount\" = CASE WHEN done.final THEN GREATEST(e.\"retryCount\", $4)"
+    " ELSE e.\"retryCount\" + 1 END, \"lastError\" = done.error"
+    " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))"
+    " AS done (id, final, error)"
+    " WHERE e.id = done.id AND e.\"publishedAt\" IS NULL";
+
+static const char retry_sql[] =
+    "INSERT INTO apapacho_jobs.outbox_retry AS r (event_id, aggregate_type, aggregate_id, attempts, next_attempt_at)"
+    " SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3),"
+    " pg_catalog.unnest($4), pg_catalog.unnest($5)) AS f"
+    " ON CONFLICT (event_id) DO UPDATE SET attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at";
+
+static const char no_retry_sql[] = "DELETE FROM apapacho_jobs.outbox_retry WHERE event_id = ANY ($1)";
+
+/* A column of values for unnest(). */
+typedef struct Column {
+    Datum *values;
+    int count;
+} Column;
+
+static Column
+column_create(int size)
+{
+    return (Column){palloc(sizeof(Datum) * size), 0};
+}
+
+static void
+column_add(Column *column, Datum value)
+{
+    column->values[column->count++] = value;
+}
+
+static Datum
+column_array(const Column *column, Oid type)
+{
+    int16 length;
+    bool by_value;
+    char align;
+
+    switch (type) {
+    case TEXTOID:
+        length = -1, by_value = false, align = TYPALIGN_INT;
+        break;
+    case TIDOID:
+        length = sizeof(ItemPointerData), by_value = false, align = TYPALIGN_SHORT;
+        break;
+    case BOOLOID:
+        length = 1, by_value = true, align = TYPALIGN_CHAR;
+        break;
+    case INT4OID:
+        length = 4, by_value = true, align = TYPALIGN_INT;
+        break;
+    default: /* TIMESTAMPTZOID */
+        length = 8, by_value = FLOAT8PASSBYVAL, align = TYPALIGN_DOUBLE;
+        break;
+    }
+    return PointerGetDatum(construct_array(column->values, column->count, type, length, by_value, align));
+}
+
+void
+outbox_delivered(OutboxBatch *batch, int index)
+{
+    batch->events[index].state = OUTBOX_DELIVERED;
+    batch->finished[batch->finished_count++] = index;
+    batch->delivered_count++;
+}
+
+void
+outbox_failed(OutboxBatch *batch, int index, const char *error, bool is_final)
+{
+    OutboxEvent *event = &batch->events[index];
+    size_t length = strnlen(error, SHORT_ERROR_BYTES);
+
+    event->state = OUTBOX_FAILED;
+    event->is_final = is_final || event->retry_count + 1 >= setting_outbox_max_retries;
+    event->error = MemoryContextAlloc(batch->context, length + 1);
+    memcpy(event->error, error, length);
+    event->error[length] = '\0';
+    batch->finished[batch->finished_count++] = index;
+    batch->failed_count++;
+}
+
+static uint64
+record_delivered(const char *table, const OutboxBatch *batch)
+{
+    Column places = column_create(batch->finished_count);
+    Column ids = column_create(batch->finished_count);
+    Oid types[] = {TIDARRAYOID, TEXTARRAYOID};
+    Datum values[2];
+    uint64 marked;
+
+    for (int i = 0; i < batch->finished_count; i++) {
+        OutboxEvent *event = &batch->events[batch->finished[i]];
+
+        if (event->state != OUTBOX_DELIVERED)
+            continue;
+        column_add(&places, PointerGetDatum(&event->place));
+        column_add(&ids, CStringGetTextDatum(event->id));
+    }
+    if (ids.count == 0)
+        return 0;
+    values[0] = column_array(&places, TIDOID);
+    values[1] = column_array(&ids, TEXTOID);
+    marked = spi_run(psprintf(delivered_sql, table), 2, types, values, NULL, false, 0);
+    if (marked < (uint64)ids.count)
+        marked += spi_run(psprintf(delivered_by_id_sql, table), 1, &types[1], &values[1], NULL, false, 0);
+    return marked;
+}
+
+static uint64
+record_failed(const char *table, const OutboxBatch *batch)
+{
+    Column ids = column_create(batch->finished_count);
+    Column finals = column_create(batch->finished_count);
+    Column errors = column_create(batch->finished_count);
+    Oid types[] = {TEXTARRAYOID, BOOLARRAYOID, TEXTARRAYOID, INT4OID};
+    Datum values[4];
+    uint64 marked;
+
+    for (int i = 0; i < batch->finished_count; i++) {
+        OutboxEvent *event = &batch->events[batch->finished[i]];
+
+        if (event->state != OUTBOX_FAILED)
+            continue;
+        column_add(&ids, CStringGetTextDatum(event->id));
+        column_add(&finals, BoolGetDatum(event->is_final));
+        column_add(&errors, CStringGetTextDatum(event->error));
+    }
+    if (ids.count == 0)
+        return 0;
+    values[0] = column_array(&ids, TEXTOID);
+    values[1] = column_array(&finals, BOOLOID);
+    values[2] = column_array(&errors, TEXTOID);
+    values[3] = Int32GetDatum(setting_outbox_max_retries);
+    marked = spi_run(psprintf(failed_sql, table), 4, types, values, NULL, false, 0);
+    return marked;
+}
+
+/* When the events that failed are due again. */
+static void
+record_retries(const OutboxBatch *batch)
+{
+    TimestampTz now = GetCurrentStatementStartTimestamp();
+    Oid types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID};
+    Oid elements[] = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID};
+    Column columns[lengthof(types)];
+    Datum values[lengthof(types)];
+
+    for (int i = 0; i < lengthof(types); i++)
+        columns[i] = column_create(batch->finished_count);
+    for (int i = 0; i < batch->finished_count; i++) {
+        OutboxEvent *event = &batch->events[batch->finished[i]];
+        int attempts = event->retry_count + 1;
+
+        if (event->state != OUTBOX_FAILED || event->is_final)
+            continue;
+        column_add(&columns[0], CStringGetTextDatum(event->id));
+        column_add(&columns[1], CStringGetTextDatum(event->aggregate_type));
+        column_add(&columns[2], CStringGetTextDatum(event->aggregate_id));
+        column_add(&columns[3], Int32GetDatum(attempts));
+        column_add(&columns[4],
+                   TimestampTzGetDatum(now + INT64CONST(1000) * delivery_retry_delay_ms(
+                                                                    attempts, pg_prng_uint32(&pg_global_prng_state))));
+    }
+    if (columns[0].count == 0)
+        return;
+    for (int i = 0; i < lengthof(types); i++)
+        values[i] = column_array(&columns[i], elements[i]);
+    (void)spi_run(retry_sql, lengthof(types), types, values, NULL, false, 0);
+}
+
+/* Events that waited for a retry and are done with, one way or the other. */
+static void
+forget_retries(const OutboxBatch *batch)
+{
+    Column ids = column_create(batch->finished_count);
+    Oid type = TEXTARRAYOID;
+    Datum value;
+    int level;
+
+    for (int i = 0; i < batch->finished_count; i++) {
+        OutboxEvent *event = &batch->events[batch->finished[i]];
+
+        if (event->has_retry_row && (event->state == OUTBOX_DELIVERED || event->is_final))
+            column_add(&ids, CStringGetTextDatum(event->id));
+    }
+    if (ids.count == 0)
+        return;
+    value = column_array(&ids, TEXTOID);
+    level = outbox_plan_by_index();
+    (void)spi_run(no_retry_sql, 1, &type, &value, NULL, false, 0);
+    AtEOXact_GUC(true, level);
+}
+
+/* The transaction; the batch is as it was when it fails. */
+static void
+write_outcomes(OutboxBatch *batch, const char *lock_timeout)
+{
+    const char *table;
+    uint64 marked;
+    RunAs saved;
+    Oid owner;
+
+    xact_begin("apapacho_jobs: recording published outbox events");
+    if (lock_timeout != NULL)
+        (void)set_config_option("lock_timeout", lock_timeout, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+                                false);
+    owner = user_table_check(TABLE_OUTBOX_EVENT);
+    table = user_table_name(TABLE_OUTBOX_EVENT);
+    run_as(&saved, owner);
+    marked = record_delivered(table, batch) + record_failed(table, batch);
+    run_as_end(&saved);
+    record_retries(batch);
+    forget_retries(batch);
+    xact_commit();
+    batch->recorded_count += (int)marked;
+    batch->finished_count = 0;
+}
+
+void
+outbox_record(OutboxBatch *batch)
+{
+    if (batch->finished_count == 0)
+        return;
+    PG_TRY();
+    {
+        write_outcomes(batch, NULL);
+    }
+    PG_CATCH();
+    {
+        ErrorData *error;
+
+        if (geterrcode() != ERRCODE_QUERY_CANCELED)
+            PG_RE_THROW();
+        MemoryContextSwitchTo(batch->context);
+        error = CopyErrorData();
+        FlushErrorState();
+        xact_abort();
+        write_outcomes(batch, LAST_LOCK_TIMEOUT);
+        ReThrowError(error);
+    }
+    PG_END_TRY();
+}
+
+void
+outbox_check_interrupts(OutboxBatch *batch)
+{
+    if (QueryCancelPending && batch->finished_count > 0) {
+        QueryCancelPending = false;
+        write_outcomes(batch, LAST_LOCK_TIMEOUT);
+        QueryCancelPending = true;
+        InterruptPending = true;
+    }
+    CHECK_FOR_INTERRUPTS();
+}

@@ -1,0 +1,162 @@
+/*
+ * database_events.c: notices what concerns the schedulers, in the backend where it happens.
+ *
+ * CREATE and DROP EXTENSION, whatever statement they come from, are seen by the object access hook and told to the launcher when the
+ * transaction commits. DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE DATABASE ... TEMPLATE need a
+ * database that nobody is connected to: our processes leave it before the statement and come back after it, if it is still there.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/objectaccess.h"
+#include "catalog/pg_extension.h"
+#include "commands/dbcommands.h"
+#include "commands/defrem.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "tcop/utility.h"
+#include "utils/wait_event.h"
+
+#include "scheduler/database_events.h"
+#include "scheduler/dispatch.h"
+#include "server/compat.h"
+#include "server/shared.h"
+
+#define RELEASE_TIMEOUT_MS 10000
+#define RELEASE_TICK_MS 10
+
+static object_access_hook_type previous_object_access_hook = NULL;
+static ProcessUtility_hook_type previous_utility_hook = NULL;
+static bool extension_changed = false;      /* in this transaction */
+static Oid released = InvalidOid;           /* the database that this transaction needs for itself */
+
+static void
+on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
+{
+    if (previous_object_access_hook)
+        previous_object_access_hook(access, class_id, object_id, sub_id, arg);
+    if (class_id == ExtensionRelationId && (access == OAT_POST_CREATE || access == OAT_DROP))
+        extension_changed = true;
+}
+
+static void
+on_xact(XactEvent event, void *arg)
+{
+    if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT && event != XACT_EVENT_PREPARE)
+        return;
+    if (extension_changed && event == XACT_EVENT_COMMIT)
+        shared_poke(MyDatabaseId);
+    extension_changed = false;
+    if (OidIsValid(released)) {
+        shared_unrelease(released);
+        shared_poke(released);
+        released = InvalidOid;
+    }
+}
+
+/* The value of a string option of a statement; NULL when it is not given. */
+static char *
+string_option(List *options, const char *name)
+{
+    ListCell *cell;
+
+    foreach(cell, options) {
+        DefElem *option = lfirst_node(DefElem, cell);
+
+        if (strcmp(option->defname, name) == 0 && option->arg != NULL)
+            return defGetString(option);
+    }
+    return NULL;
+}
+
+/* The database that the statement needs for itself, if the user may do that to it; else InvalidOid. */
+static Oid
+database_needed(Node *statement)
+{
+    const char *name = NULL;
+    Oid database;
+
+    if (IsA(statement, DropdbStmt))
+        name = ((DropdbStmt *) statement)->dbname;
+    else if (IsA(statement, CreatedbStmt))
+        name = string_option(((CreatedbStmt *) statement)->options, "template");
+    else if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
+        name = ((RenameStmt *) statement)->subname;
+    else if (IsA(statement, AlterDatabaseStmt) &&
+             string_option(((AlterDatabaseStmt *) statement)->options, "tablespace") != NULL)
+        name = ((AlterDatabaseStmt *) statement)->dbname;
+    if (name == NULL || !IsTransactionState())
+        return InvalidOid;
+    database = get_database_oid(name, true);
+    if (!OidIsValid(database) || !compat_database_ownercheck(database, GetUserId()))
+        return InvalidOid;
+    return database;
+}
+
+/* Whether a scheduler is in the database or on its way to it; it is told to look around, and leaves. */
+static bool
+has_scheduler(Oid database)
+{
+    bool any = false;
+
+    LWLockAcquire(shared->lock, LW_SHARED);
+    for (int i = 0; i < MAX_SCHEDULERS; i++) {
+        SchedulerSlot *slot = &shared->schedulers[i];
+
+        if (slot->database == database &&
+            (slot->state == SCHEDULER_STARTING || slot->state == SCHEDULER_RUNNING)) {
+            any = true;
+            shared_wake(slot->process);
+        }
+    }
+    LWLockRelease(shared->lock);
+    return any;
+}
+
+/*
+ * Sees our processes out of the database, until the transaction ends. If they do not go in time, or too many databases are being
+ * released at once, the statement will say that the database is in use.
+ */
+static void
+release(Oid database)
+{
+    if (!shared_release(database))
+        return;
+    released = database;
+    dispatch_terminate(database);
+    for (int waited = 0; waited < RELEASE_TIMEOUT_MS; waited += RELEASE_TICK_MS) {
+        bool scheduler = has_scheduler(database);
+
+        if (!scheduler && !dispatch_any(database))
+            return;
+        (void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, RELEASE_TICK_MS,
+                         PG_WAIT_EXTENSION);
+        ResetLatch(MyLatch);
+        CHECK_FOR_INTERRUPTS();
+    }
+}
+
+static void
+on_utility(PlannedStmt *statement, const char *query, bool read_only_tree, ProcessUtilityContext context,
+           ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *receiver,
+           QueryCompletion *completion)
+{
+    ProcessUtility_hook_type next = previous_utility_hook ? previous_utility_hook : standard_ProcessUtility;
+    Oid database = database_needed(statement->utilityStmt);
+
+    if (OidIsValid(database))
+        release(database);
+    next(statement, query, read_only_tree, context, parameters, environment, receiver, completion);
+}
+
+void
+database_events_init(void)
+{
+    previous_object_access_hook = object_access_hook;
+    object_access_hook = on_object_access;
+    previous_utility_hook = ProcessUtility_hook;
+    ProcessUtility_hook = on_utility;
+    RegisterXactCallback(on_xact, NULL);
+}

@@ -1,0 +1,87 @@
+/*
+ * compat.h: what differs between the PostgreSQL versions that we build on (15, 16, 17, 18).
+ * The only place in the tree that tests PG_VERSION_NUM.
+ */
+#ifndef APAPACHO_COMPAT_H
+#define APAPACHO_COMPAT_H
+
+#include "postgres.h"
+
+#include "catalog/pg_database.h"
+#include "fmgr.h"
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+#include "utils/guc.h"
+#include "utils/memutils.h"
+
+#if PG_VERSION_NUM < 150000
+#error "apapacho_jobs needs PostgreSQL 15 or later"
+#endif
+
+#if PG_VERSION_NUM >= 160000
+#include "utils/guc_hooks.h"
+#else
+/* 16 builds modules with hidden visibility and exports what is marked; before it the mark is empty. */
+#undef PGDLLEXPORT
+#define PGDLLEXPORT __attribute__((visibility("default")))
+
+/* 16 exports the function too, not only the record about it. */
+#undef PG_FUNCTION_INFO_V1
+#define PG_FUNCTION_INFO_V1(function) \
+    extern PGDLLEXPORT Datum function(PG_FUNCTION_ARGS); \
+    extern PGDLLEXPORT const Pg_finfo_record *CppConcat(pg_finfo_, function)(void); \
+    const Pg_finfo_record * \
+    CppConcat(pg_finfo_, function)(void) \
+    { \
+        static const Pg_finfo_record record = {1}; \
+        return &record; \
+    } \
+    extern int no_such_variable
+
+/* 16 moved GUC values to a memory context of their own; before it they are plain malloc'ed. */
+static inline void *
+guc_malloc_compat(size_t size)
+{
+    return malloc(size);
+}
+#define guc_malloc(level, size) guc_malloc_compat(size)
+#define guc_free(pointer) free(pointer)
+#endif
+
+#if PG_VERSION_NUM >= 170000
+#define MY_PROC_NUMBER ((int) MyProcNumber)
+#else
+#define MY_PROC_NUMBER (MyProc->pgprocno)
+#endif
+
+/* The latch of the process in slot `number` of the process array. */
+static inline Latch *
+compat_proc_latch(int number)
+{
+    return &ProcGlobal->allProcs[number].procLatch;
+}
+
+static inline bool
+compat_database_ownercheck(Oid database, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+    return object_ownercheck(DatabaseRelationId, database, role);
+#else
+    return pg_database_ownercheck(database, role);
+#endif
+}
+
+/* A wait event set that belongs to the process: the caller frees it. */
+static inline WaitEventSet *
+compat_create_wait_event_set(int size)
+{
+#if PG_VERSION_NUM >= 170000
+    return CreateWaitEventSet(NULL, size);
+#else
+    return CreateWaitEventSet(TopMemoryContext, size);
+#endif
+}
+
+#endif

@@ -1,0 +1,18 @@
+/*
+ * extension.h: whether the extension is installed in this database, and where its functions are.
+ */
+#ifndef APAPACHO_EXTENSION_H
+#define APAPACHO_EXTENSION_H
+
+#include "postgres.h"
+
+/* Whether CREATE EXTENSION apapacho_jobs has been done in this database; within a transaction. */
+bool extension_installed(void);
+
+/* ERROR with the statement to run when it is not. */
+void extension_require(void);
+
+/* The role that owns the extension; its own tables are read and written as that. Within a transaction. */
+Oid extension_owner(void);
+
+#endif

@@ -1,0 +1,67 @@
+/*
+ * job.c: finds jobs by name, and what a running job asks of the platform.
+ */
+#include "postgres.h"
+
+#include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "postmaster/interrupt.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/jsonb.h"
+#include "utils/numeric.h"
+
+#include "server/job.h"
+#include "server/settings.h"
+
+JobId
+job_by_name(const char *name)
+{
+    StringInfoData known;
+
+    for (int i = 0; i < JOB_COUNT; i++) {
+        if (strcmp(name, job_definitions[i].name) == 0 ||
+            strcmp(name, job_definitions[i].long_name) == 0)
+            return (JobId) i;
+    }
+
+    initStringInfo(&known);
+    for (int i = 0; i < JOB_COUNT; i++)
+        appendStringInfo(&known, "%s%s (%s)", i > 0 ? ", " : "", job_definitions[i].name,
+                         job_definitions[i].long_name);
+    ereport(ERROR,
+            (errcode(ERRCODE_UNDEFINED_OBJECT),
+             errmsg("unknown job \"%s\"", name),
+             errhint("The jobs are %s.", known.data)));
+}
+
+bool
+job_should_stop(const JobRun *run)
+{
+    CHECK_FOR_INTERRUPTS();
+    if (ConfigReloadPending) {
+        ConfigReloadPending = false;
+        ProcessConfigFile(PGC_SIGHUP);
+    }
+    return run->trigger != JOB_TRIGGER_MANUAL && !setting_enabled;
+}
+
+int64
+job_argument_int(const JobRun *run, const char *key, int64 otherwise)
+{
+    Jsonb *arguments;
+    JsonbValue *value;
+    JsonbValue buffer;
+
+    if (run->arguments[0] == '\0')
+        return otherwise;
+    arguments = DatumGetJsonbP(DirectFunctionCall1(jsonb_in, CStringGetDatum(run->arguments)));
+    value = getKeyJsonValueFromContainer(&arguments->root, key, strlen(key), &buffer);
+    if (value == NULL || value->type == jbvNull)
+        return otherwise;
+    if (value->type != jbvNumeric)
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("argument \"%s\" must be a number", key)));
+    return DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(value->val.numeric)));
+}

@@ -1,0 +1,37 @@
+/*
+ * session.c: connects our background workers. Called once in each, before anything else touches a database.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "utils/backend_status.h"
+#include "utils/guc.h"
+
+#include "server/session.h"
+
+static void
+pin(const char *name, const char *value)
+{
+    SetConfigOption(name, value, PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+void
+session_start(Oid database, const char *lock_timeout)
+{
+    if (OidIsValid(database))
+        BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+    else
+        BackgroundWorkerInitializeConnection(NULL, NULL, 0);
+    pgstat_report_appname(MyBgworkerEntry->bgw_name);
+
+    pin("search_path", "pg_catalog, pg_temp");
+    pin("default_transaction_isolation", "read committed");
+    pin("default_transaction_read_only", "off");
+    pin("default_transaction_deferrable", "off");
+    pin("session_replication_role", "origin");
+    pin("row_security", "off");
+    pin("lock_timeout", lock_timeout);
+    pin("idle_in_transaction_session_timeout", "0");
+}

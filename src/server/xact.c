@@ -1,0 +1,115 @@
+/*
+ * xact.c: the transactions of a worker, and whom its statements run as. See xact.h for the rules.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/snapmgr.h"
+
+#include "server/xact.h"
+
+/* Whether the transaction is one of ours (a worker's), in which nobody else has queued a deferred trigger. */
+static bool own_transaction = false;
+
+void
+xact_begin(const char *activity)
+{
+    SetCurrentStatementStartTimestamp();
+    StartTransactionCommand();
+    if (SPI_connect() != SPI_OK_CONNECT)
+        elog(ERROR, "could not connect to SPI");
+    PushActiveSnapshot(GetTransactionSnapshot());
+    own_transaction = true;
+    pgstat_report_activity(STATE_RUNNING, activity);
+}
+
+void
+xact_commit(void)
+{
+    SPI_finish();
+    PopActiveSnapshot();
+    CommitTransactionCommand();
+    own_transaction = false;
+    pgstat_report_stat(true);
+    pgstat_report_activity(STATE_IDLE, NULL);
+}
+
+void
+xact_abort(void)
+{
+    HOLD_INTERRUPTS();
+    AbortCurrentTransaction();      /* closes SPI and drops the snapshots too */
+    own_transaction = false;
+    pgstat_report_stat(true);
+    pgstat_report_activity(STATE_IDLE, NULL);
+    RESUME_INTERRUPTS();
+}
+
+void
+run_as(RunAs *saved, Oid role)
+{
+    GetUserIdAndSecContext(&saved->user, &saved->security_context);
+    SetUserIdAndSecContext(role, saved->security_context | SECURITY_LOCAL_USERID_CHANGE);
+    saved->guc_level = NewGUCNestLevel();
+    (void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
+                             GUC_ACTION_SAVE, true, 0, false);
+}
+
+void
+run_as_end(const RunAs *saved)
+{
+    if (own_transaction && SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+        elog(ERROR, "could not fire the deferred triggers");
+    AtEOXact_GUC(false, saved->guc_level);
+    SetUserIdAndSecContext(saved->user, saved->security_context);
+}
+
+uint64
+spi_run(const char *sql, int count, Oid *types, Datum *values, const char *nulls, bool read_only,
+        long limit)
+{
+    int status = SPI_execute_with_args(sql, count, types, values, nulls, read_only, limit);
+
+    if (status < 0)
+        elog(ERROR, "SPI_execute_with_args failed: %s", SPI_result_code_string(status));
+    return SPI_processed;
+}
+
+char *
+spi_text(uint64 row, int column)
+{
+    return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+}
+
+int64
+spi_int64(uint64 row, int column)
+{
+    bool is_null;
+    Datum value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &is_null);
+
+    if (is_null)
+        return 0;
+    switch (SPI_gettypeid(SPI_tuptable->tupdesc, column)) {
+        case INT4OID:
+            return DatumGetInt32(value);
+        case INT8OID:
+            return DatumGetInt64(value);
+        default:
+            elog(ERROR, "column %d is no integer", column);
+    }
+}
+
+bool
+spi_is_null(uint64 row, int column)
+{
+    bool is_null;
+
+    (void) SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &is_null);
+    return is_null;
+}

@@ -1,0 +1,153 @@
+#!/usr/bin/env bash
+# bench.sh: what payouts and publishing cost, beside a reference measured in the same run. Run it as: test/sandbox.sh test/bench/bench.sh
+#
+# CREATORS=100000 PER_CREATOR=20 (payouts), EVENTS=20000 IN_FLIGHT=64 (publishing), ROUNDS=3 (of each; the median and the range are
+# printed). The receiver is nginx answering 204 where it is installed, else the tests' receiver. Prints ratios; decides nothing.
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=test/lib.sh
+. "$here/../lib.sh"
+[[ -n ${APAPACHO_BUILD:-} ]] || die "Run this as: test/sandbox.sh test/bench/bench.sh"
+creators=${CREATORS:-100000} per_creator=${PER_CREATOR:-20} events=${EVENTS:-20000} in_flight=${IN_FLIGHT:-64} rounds=${ROUNDS:-3}
+work=$TMPDIR/bench
+receiver=
+
+finish() {
+    [[ -z $receiver ]] || kill "$receiver" 2>/dev/null || true
+    pg_ctl stop -s -m immediate -D "$work/data" 2>/dev/null || true
+}
+trap finish EXIT
+
+sql() { psql -XqAt -v ON_ERROR_STOP=1 -h "$work" -U postgres "$@"; }
+now() { date +%s.%N; }
+ratio() { awk -v a="$1" -v b="$2" 'BEGIN { printf "%.2f", a / b }'; }
+
+# summary VALUE...: median (lowest - highest)
+summary() {
+    printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { printf "%.1f (%.1f - %.1f)", v[int((NR + 1) / 2)], v[1], v[NR] }'
+}
+median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
+
+start_server() {
+    mkdir -p "$work"
+    initdb -D "$work/data" -U postgres -A trust -E UTF8 >"$work/initdb.log"
+    cat >>"$work/data/postgresql.conf" <<CONF
+listen_addresses = ''
+unix_socket_directories = '$work'
+shared_preload_libraries = 'apapacho_jobs'
+apapacho_jobs.outbox_cron = ''
+apapacho_jobs.payout_cron = ''
+shared_buffers = 512MB
+max_wal_size = 8GB
+checkpoint_timeout = 30min
+autovacuum_naptime = 10min
+CONF
+    pg_ctl start -w -s -D "$work/data" -l "$work/log" </dev/null
+}
+
+# Peak resident memory of the workers, in MB, as the worker with a run at work showed it; sampled while the run is on.
+watch_memory() {
+    local peak=0 pid kb
+    while [[ -e $work/running ]]; do
+        for pid in $(sql -d "$1" -c "SELECT pid FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker'"); do
+            kb=$(awk '/^RssAnon/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
+            ((${kb:-0} <= peak)) || peak=$kb
+        done
+    done
+    printf '%d' $((peak / 1024)) >"$work/peak"
+}
+
+bench_payouts() {
+    local ours=() reference=() round from watcher
+    say "${bold}Payouts$plain: $creators creators, $((creators * per_creator)) transactions"
+    sql -c "CREATE DATABASE data"
+    sql -d data -c "CREATE EXTENSION apapacho_jobs" -c "SELECT apapacho_create_tables()" >"$work/tables.log"
+    sql -d data -v creators="$creators" -v per_creator="$per_creator" -f "$here/payout_data.sql"
+    sql -d data -c "VACUUM ANALYZE"
+    for ((round = 1; round <= rounds; round++)); do
+        sql -c "CREATE DATABASE reference TEMPLATE data" -c "CHECKPOINT"
+        from=$(now)
+        sql -d reference -f "$here/payout_reference.sql"
+        reference+=("$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')")
+        sql -c "CREATE DATABASE ours TEMPLATE data" -c "CHECKPOINT"
+        : >"$work/running"
+        watch_memory ours &
+        watcher=$!
+        from=$(now)
+        say "  round $round: $(sql -d ours -c "SELECT apapacho_run_job('payout')")"
+        ours+=("$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')")
+        rm -f "$work/running"
+        wait "$watcher"
+        same_payouts
+        sql -c "DROP DATABASE ours" -c "DROP DATABASE reference"
+    done
+    say "  ours, seconds:                 $(summary "${ours[@]}"), private memory of the worker at most $(cat "$work/peak") MB"
+    say "  plain set-based SQL, seconds:  $(summary "${reference[@]}")"
+    say "  ours / reference:              $(ratio "$(median "${ours[@]}")" "$(median "${reference[@]}")")"
+    sql -c "DROP DATABASE data"
+}
+
+# Both must have come to the same payouts, to the peso.
+same_payouts() {
+    local query='SELECT count(*), sum("payoutAmount"), (SELECT count(*) FROM "PayoutItem") FROM "Payout"'
+    [[ $(sql -d ours -c "$query") == "$(sql -d reference -c "$query")" ]] || die "the payouts differ from the reference's"
+}
+
+start_receiver() {
+    local nginx port
+    nginx=$(PATH=$PATH:/usr/sbin command -v nginx || true)
+    if [[ -n $nginx ]]; then
+        mkdir -p "$work/nginx"
+        port=$((20000 + $$ % 20000))
+        cat >"$work/nginx/conf" <<CONF
+daemon off; pid $work/nginx/pid; error_log $work/nginx/log; worker_processes 1;
+events { worker_connections 2048; }
+http { access_log off; client_body_temp_path $work/nginx/b; proxy_temp_path $work/nginx/p; fastcgi_temp_path $work/nginx/f;
+uwsgi_temp_path $work/nginx/u; scgi_temp_path $work/nginx/s; keepalive_requests 100000000;
+server { listen 127.0.0.1:$port; location / { return 204; } } }
+CONF
+        "$nginx" -p "$work/nginx" -c "$work/nginx/conf" 2>"$work/nginx/out" &
+        receiver=$!
+        say "  receiver: nginx"
+    else
+        "$APAPACHO_BUILD/receiver" --port 0 --port-file "$work/port" --secret bench --quiet >"$work/receiver.log" 2>&1 &
+        receiver=$!
+        wait_for 20 "the receiver's port" test -s "$work/port"
+        port=$(cat "$work/port")
+        say "  receiver: the tests' own, which verifies every signature of ours"
+    fi
+    url=http://127.0.0.1:$port/hook
+    wait_for 20 "the receiver" bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" 2>/dev/null
+}
+
+bench_publishing() {
+    local ours=() reference=() single=() round from url seconds
+    say "${bold}Publishing$plain: $events events with bodies of about 500 bytes, $in_flight in flight"
+    gcc -O2 -Wall -Wno-deprecated-declarations -o "$work/load" "$here/load.c" -lcurl -lcrypto
+    start_receiver
+    sql -c "CREATE DATABASE outbox"
+    sql -d outbox -c "CREATE EXTENSION apapacho_jobs" -c "SELECT apapacho_create_tables()" >"$work/tables.log"
+    sql -c "ALTER SYSTEM SET apapacho_jobs.outbox_publisher_type = 'webhook'" -c "ALTER SYSTEM SET apapacho_jobs.outbox_webhook_url = '$url'" \
+        -c "ALTER SYSTEM SET apapacho_jobs.outbox_webhook_secret = 'bench'" -c "ALTER SYSTEM SET apapacho_jobs.outbox_concurrency = $in_flight" \
+        -c "SELECT pg_reload_conf()" >"$work/settings.log"
+    for ((round = 1; round <= rounds; round++)); do
+        sql -d outbox -c "TRUNCATE \"OutboxEvent\"" -c "INSERT INTO \"OutboxEvent\" (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\")
+            SELECT gen_random_uuid()::text, 'Bench', n::text, 'BenchEvent', jsonb_build_object('n', n, 'text', repeat('x', 300)) FROM generate_series(1, $events) n" \
+            -c "VACUUM ANALYZE \"OutboxEvent\"" -c "CHECKPOINT"
+        from=$(now)
+        sql -d outbox -c "SELECT apapacho_run_job('outbox')" >"$work/run.log"
+        seconds=$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')
+        [[ $(sql -d outbox -c "SELECT count(*) FROM \"OutboxEvent\" WHERE \"publishedAt\" IS NULL") == 0 ]] || die "events were left: $(cat "$work/run.log")"
+        ours+=("$(awk -v n="$events" -v s="$seconds" 'BEGIN { print n / s }')")
+        reference+=("$("$work/load" "$url" "$events" "$in_flight" 500)")
+        single+=("$("$work/load" "$url" $((events / 10)) 1 500)")
+    done
+    say "  ours, events/s:                        $(summary "${ours[@]}")"
+    say "  bare libcurl multi and HMAC, posts/s:  $(summary "${reference[@]}")"
+    say "  bare libcurl, one at a time, posts/s:  $(summary "${single[@]}")"
+    say "  ours / bare libcurl:                   $(ratio "$(median "${ours[@]}")" "$(median "${reference[@]}")")"
+}
+
+start_server
+bench_publishing
+bench_payouts

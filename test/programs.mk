@@ -1,0 +1,50 @@
+# programs.mk: the tests' own programs, in plain C, without PostgreSQL. Run from the top: make -f test/programs.mk TARGET
+#
+#   programs   build/receiver         the webhook receiver of the tests and of the demo
+#   unit       build/unit/*           test/unit/*_test.c, each linked with src/lib, with sanitizers
+#   fuzz       build/fuzz/*           test/fuzz/*_fuzz.c, each linked with src/lib, with clang's fuzzer
+
+BUILD = build
+ifeq ($(origin CC),default)
+CC = gcc
+endif
+CLANG ?= clang
+
+FLAGS = -std=gnu11 -g -fno-omit-frame-pointer -Wall -Wextra -Werror -D_GNU_SOURCE -Isrc -Isrc/lib/delivery -Itest
+SANITIZE = -fsanitize=address,undefined -fno-sanitize-recover=undefined
+LIBRARIES = -lcurl -lssl -lcrypto -lpthread
+
+LIB = $(wildcard src/lib/*/*.c)
+HEADERS = $(wildcard src/lib/*/*.h test/*/*.h)
+UNIT = $(patsubst test/unit/%.c,$(BUILD)/unit/%,$(wildcard test/unit/*_test.c))
+FUZZ = $(patsubst test/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard test/fuzz/*_fuzz.c))
+RECEIVER = $(wildcard test/receiver/*.c)
+
+programs: $(if $(RECEIVER),$(BUILD)/receiver)
+unit: $(UNIT)
+fuzz: $(FUZZ)
+.PHONY: programs unit fuzz
+.SECONDARY:
+
+$(BUILD)/plain/%.o: src/lib/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) -O2 -c -o $@ $<
+
+$(BUILD)/sanitized/%.o: src/lib/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) -O1 $(SANITIZE) -c -o $@ $<
+
+$(BUILD)/fuzzed/%.o: src/lib/%.c $(HEADERS)
+	@mkdir -p $(@D)
+	$(CLANG) $(FLAGS) -O1 $(SANITIZE) -fsanitize=fuzzer-no-link -c -o $@ $<
+
+$(BUILD)/receiver: $(RECEIVER) $(BUILD)/plain/delivery/signature.o $(HEADERS)
+	$(CC) $(FLAGS) -O2 -o $@ $(filter %.c %.o,$^) -lmicrohttpd -lcrypto
+
+$(BUILD)/unit/%: test/unit/%.c $(LIB:src/lib/%.c=$(BUILD)/sanitized/%.o) $(HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) -O1 $(SANITIZE) -o $@ $(filter %.c %.o,$^) $(LIBRARIES)
+
+$(BUILD)/fuzz/%: test/fuzz/%.c $(LIB:src/lib/%.c=$(BUILD)/fuzzed/%.o) $(HEADERS)
+	@mkdir -p $(@D)
+	$(CLANG) $(FLAGS) -O1 $(SANITIZE) -fsanitize=fuzzer -o $@ $(filter %.c %.o,$^) $(LIBRARIES)
