@@ -1,9 +1,11 @@
 -- Runs by hand and the status functions, as SQL sees them.
-CREATE EXTENSION IF NOT EXISTS apapacho_jobs;
 SET client_min_messages = warning;
+\set SHOW_CONTEXT never
+DROP EXTENSION IF EXISTS apapacho_jobs;
+CREATE EXTENSION apapacho_jobs;
 CREATE SCHEMA runs;
-ALTER SYSTEM SET apapacho_jobs.schema = 'runs';
-SELECT pg_reload_conf();
+SET apapacho_jobs.schema = 'runs';
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET apapacho_jobs.schema = runs', current_database()); END $$;
 
 -- Until a condition holds, or half a minute is over
 CREATE PROCEDURE runs.wait_for(condition text) LANGUAGE plpgsql AS $$
@@ -21,7 +23,6 @@ BEGIN
     END LOOP;
 END
 $$;
-CALL runs.wait_for($$current_setting('apapacho_jobs.schema') = 'runs'$$);
 CALL runs.wait_for('(SELECT bool_and(running) FROM apapacho_job_status())');
 
 -- What there is, and who may call it
@@ -30,7 +31,7 @@ SELECT p.oid::regprocedure AS function, p.provolatile AS volatile, p.prosecdef A
     obj_description(p.oid, 'pg_proc') IS NOT NULL AS commented,
     has_function_privilege('pg_monitor', p.oid, 'EXECUTE') AS monitor
 FROM pg_proc AS p
-WHERE p.proname LIKE 'apapacho\_%job%' OR p.proname LIKE 'apapacho\_scheduler%' OR p.pronamespace = 'apapacho_jobs'::regnamespace
+WHERE p.proname LIKE 'apapacho\_%job%' OR p.proname LIKE 'apapacho\_scheduler%' OR p.oid::regproc::text IN ('apapacho_jobs.run_job', 'apapacho_jobs.schedules')
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- Every object has a comment.
@@ -79,7 +80,5 @@ SELECT apapacho_run_job('retry')->>'status' AS status;
 ROLLBACK;
 SELECT job, status FROM apapacho_jobs.run ORDER BY id DESC LIMIT 1;
 
-ALTER SYSTEM RESET apapacho_jobs.schema;
-SELECT pg_reload_conf();
-CALL runs.wait_for($$current_setting('apapacho_jobs.schema') = 'public'$$);
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I RESET apapacho_jobs.schema', current_database()); END $$;
 DROP SCHEMA runs CASCADE;

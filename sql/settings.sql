@@ -1,4 +1,5 @@
 -- The settings: what there is, what is refused.
+SET client_min_messages = warning;
 CREATE EXTENSION IF NOT EXISTS apapacho_jobs;
 
 SELECT name, vartype, unit, context, min_val, max_val, enumvals
@@ -19,7 +20,6 @@ SET apapacho_jobs.outbox_batch_size = 10001;
 SET apapacho_jobs.outbox_max_retries = 'many';
 SET apapacho_jobs.outbox_publisher_type = 'kafka';
 SET apapacho_jobs.outbox_webhook_url = 'ftp://example.com/';
-SET apapacho_jobs.outbox_webhook_url = 'https://';
 SET apapacho_jobs.schema = '';
 SET apapacho_jobs.timezone = 'Mars/Olympus';
 SET apapacho_jobs.payout_batch_size = -1;

@@ -49,10 +49,10 @@ enum {
 static const char claim_sql[] =
     "SELECT e.id, e.\"aggregateType\", e.\"aggregateId\", e.\"eventType\", e.payload, e.\"createdAt\","
     " e.\"retryCount\", e.ctid, own.event_id IS NOT NULL"
-    " FROM %1$s e LEFT JOIN apapacho_jobs.outbox_retry own ON own.event_id = e.id"
+    " FROM %1$s e LEFT JOIN apapacho_jobs.outbox_waiting own ON own.event_id = e.id"
     " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1"
     " AND (own.event_id IS NULL OR own.next_attempt_at <= pg_catalog.statement_timestamp())"
-    " AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_retry r JOIN %1$s x ON x.id = r.event_id"
+    " AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r JOIN %1$s x ON x.id = r.event_id"
     "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\""
     "  AND r.event_id <> e.id AND x.\"publishedAt\" IS NULL AND x.\"retryCount\" < $1"
     "  AND (x.\"createdAt\" < e.\"createdAt\""
@@ -264,21 +264,21 @@ outbox_claim(MemoryContext context, int limit)
     MemoryContext before;
     Portal cursor;
     char *sql;
-    char *table;
+    RunAs saved;
     int level;
 
     batch->context = context;
     batch->events = MemoryContextAlloc(context, sizeof(OutboxEvent) * (limit + TIE_ROWS));
 
     xact_begin("apapacho_jobs: claiming outbox events");
-    (void)user_table_check(TABLE_OUTBOX_EVENT);
-    table = user_table_name(TABLE_OUTBOX_EVENT);
-    sql = psprintf(claim_sql, table);
+    run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
+    sql = psprintf(claim_sql, user_table_name(TABLE_OUTBOX_EVENT));
     level = outbox_plan_by_index();
     cursor = SPI_cursor_open_with_args(NULL, sql, 2, types, values, NULL, true, CURSOR_OPT_NO_SCROLL);
     read_events(batch, cursor, limit);
     SPI_cursor_close(cursor);
     AtEOXact_GUC(true, level);
+    run_as_end(&saved);
     xact_commit();
 
     before = MemoryContextSwitchTo(context);

@@ -32,9 +32,12 @@ static const char find_sql[] =
 /* With the condition again: rows may have moved, and partitions use the same places. */
 static const char delete_sql[] = "DELETE FROM %s e WHERE e.ctid = ANY ($1) AND e.\"publishedAt\" < $2";
 
-static const char retries_sql[] =
-    "DELETE FROM apapacho_jobs.outbox_retry r WHERE NOT EXISTS"
+/* Retries whose event is gone or done with; found as the owner of the events, deleted as ourselves. */
+static const char find_retries_sql[] =
+    "SELECT pg_catalog.array_agg(r.event_id) FROM apapacho_jobs.outbox_waiting r WHERE NOT EXISTS"
     " (SELECT FROM %s e WHERE e.id = r.event_id AND e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1)";
+
+static const char delete_retries_sql[] = "DELETE FROM apapacho_jobs.outbox_retry WHERE event_id = ANY ($1)";
 
 /* The last run of each job stays, however old: the jobs' status shows it. */
 static const char history_sql[] =
@@ -55,11 +58,10 @@ delete_events(Timestamp *since, Timestamp before)
     uint64 deleted = 0;
     char *table;
     RunAs saved;
-    Oid owner;
     int level;
 
     xact_begin("apapacho_jobs: deleting old outbox events");
-    owner = user_table_check(TABLE_OUTBOX_EVENT);
+    run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
     table = user_table_name(TABLE_OUTBOX_EVENT);
     level = outbox_plan_by_index();
     (void)spi_run(psprintf(find_sql, table), 3, types, values, NULL, true, 1);
@@ -69,10 +71,9 @@ delete_events(Timestamp *since, Timestamp before)
 
         delete_values[0] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
         *since = DatumGetTimestamp(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &is_null));
-        run_as(&saved, owner);
         deleted = spi_run(psprintf(delete_sql, table), 2, delete_types, delete_values, NULL, false, 0);
-        run_as_end(&saved);
     }
+    run_as_end(&saved);
     xact_commit();
     return deleted;
 }
@@ -80,12 +81,19 @@ delete_events(Timestamp *since, Timestamp before)
 static void
 delete_retries(void)
 {
-    Oid type = INT4OID;
-    Datum value = Int32GetDatum(setting_outbox_max_retries);
+    Oid types[] = {INT4OID, TEXTARRAYOID};
+    Datum most = Int32GetDatum(setting_outbox_max_retries);
+    RunAs saved;
+    Datum ids;
+    bool none;
 
     xact_begin("apapacho_jobs: deleting old outbox retries");
-    (void)user_table_check(TABLE_OUTBOX_EVENT);
-    (void)spi_run(psprintf(retries_sql, user_table_name(TABLE_OUTBOX_EVENT)), 1, &type, &value, NULL, false, 0);
+    run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
+    (void)spi_run(psprintf(find_retries_sql, user_table_name(TABLE_OUTBOX_EVENT)), 1, types, &most, NULL, true, 1);
+    ids = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &none);
+    run_as_end(&saved);
+    if (!none)
+        (void)spi_run(delete_retries_sql, 1, &types[1], &ids, NULL, false, 0);
     xact_commit();
 }
 

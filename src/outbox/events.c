@@ -68,12 +68,13 @@ static const char events_sql[] =
     "SELECT e.id, e.\"aggregateType\", e.\"aggregateId\", e.\"eventType\", e.\"retryCount\", e.\"lastError\","
     " e.\"createdAt\", e.\"publishedAt\" FROM %s e WHERE %s ORDER BY %s LIMIT $2 OFFSET $3";
 
-static const char forget_failed_sql[] =
-    "DELETE FROM apapacho_jobs.outbox_retry r USING %s e"
-    " WHERE e.id = r.event_id AND e.\"publishedAt\" IS NULL AND e.\"retryCount\" >= $1";
+static const char retry_failed_sql[] =
+    "WITH retried AS (UPDATE %s AS e SET \"retryCount\" = 0, \"lastError\" = NULL"
+    "  WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" >= $1 RETURNING e.id)"
+    " SELECT pg_catalog.count(*), pg_catalog.array_agg(r.id::text) FROM retried AS r";
 
-static const char retry_failed_sql[] = "UPDATE %s AS e SET \"retryCount\" = 0, \"lastError\" = NULL"
-                                       " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" >= $1";
+static const char forget_retries_sql[] =
+    "DELETE FROM apapacho_jobs.outbox_retry WHERE event_id OPERATOR(pg_catalog.=) ANY ($1)";
 
 static void
 connect_spi(void)
@@ -244,22 +245,24 @@ apapacho_outbox_events(PG_FUNCTION_ARGS)
 Datum
 apapacho_outbox_retry_failed(PG_FUNCTION_ARGS)
 {
-    Oid type = INT4OID;
-    Datum value = Int32GetDatum(setting_outbox_max_retries);
-    char *table;
-    Oid owner;
-    uint64 count;
+    Oid types[] = {INT4OID, TEXTARRAYOID};
+    Datum most = Int32GetDatum(setting_outbox_max_retries);
     RunAs saved;
+    int64 count;
+    Datum ids;
+    bool none;
 
     connect_spi();
-    owner = user_table_check(TABLE_OUTBOX_EVENT);
-    table = user_table_name(TABLE_OUTBOX_EVENT);
-    run_as(&saved, extension_owner());
-    (void)spi_run(psprintf(forget_failed_sql, table), 1, &type, &value, NULL, false, 0);
+    run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
+    (void)spi_run(psprintf(retry_failed_sql, user_table_name(TABLE_OUTBOX_EVENT)), 1, types, &most, NULL, false, 0);
+    count = spi_int64(0, 1);
+    ids = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &none);
     run_as_end(&saved);
-    run_as(&saved, owner);
-    count = spi_run(psprintf(retry_failed_sql, table), 1, &type, &value, NULL, false, 0);
-    run_as_end(&saved);
+    if (!none) {
+        run_as(&saved, extension_owner());
+        (void)spi_run(forget_retries_sql, 1, &types[1], &ids, NULL, false, 0);
+        run_as_end(&saved);
+    }
     SPI_finish();
-    PG_RETURN_INT64((int64)count);
+    PG_RETURN_INT64(count);
 }

@@ -14,6 +14,13 @@ CREATE INDEX outbox_retry_aggregate_idx ON apapacho_jobs.outbox_retry (aggregate
 COMMENT ON TABLE apapacho_jobs.outbox_retry IS
     'when the outbox events whose last delivery failed are due again; their aggregates wait for them';
 
+-- The publisher reads it as the owner of "OutboxEvent": by this view, which is empty for everybody else.
+CREATE VIEW apapacho_jobs.outbox_waiting AS
+    SELECT event_id, aggregate_type, aggregate_id, next_attempt_at
+    FROM apapacho_jobs.outbox_retry WHERE apapacho_jobs.in_worker();
+GRANT SELECT ON apapacho_jobs.outbox_waiting TO PUBLIC;
+COMMENT ON VIEW apapacho_jobs.outbox_waiting IS 'outbox_retry as workers see it; empty in all other sessions';
+
 CREATE FUNCTION @extschema@.apapacho_outbox_emit(aggregate_type text, aggregate_id text, event_type text,
                                      payload jsonb DEFAULT '{}')
     RETURNS text

@@ -30,7 +30,9 @@
 static object_access_hook_type previous_object_access_hook = NULL;
 static ProcessUtility_hook_type previous_utility_hook = NULL;
 static bool extension_changed = false;      /* in this transaction */
-static Oid released = InvalidOid;           /* the database that this transaction needs for itself */
+static Oid released[MAX_RELEASED];          /* the databases that this transaction needs for itself */
+static int released_count = 0;
+static bool dropping = false;               /* it drops the one */
 
 static void
 on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
@@ -49,11 +51,14 @@ on_xact(XactEvent event, void *arg)
     if (extension_changed && event == XACT_EVENT_COMMIT)
         shared_poke(MyDatabaseId);
     extension_changed = false;
-    if (OidIsValid(released)) {
-        shared_unrelease(released);
-        shared_poke(released);
-        released = InvalidOid;
+    for (int i = 0; i < released_count; i++) {
+        if (dropping && event == XACT_EVENT_COMMIT)
+            dispatch_forget(released[i]);
+        shared_unrelease(released[i]);
+        shared_poke(released[i]);
     }
+    released_count = 0;
+    dropping = false;
 }
 
 /* The value of a string option of a statement; NULL when it is not given. */
@@ -124,7 +129,7 @@ release(Oid database)
 {
     if (!shared_release(database))
         return;
-    released = database;
+    released[released_count++] = database;  /* there is room: shared memory has no more */
     dispatch_terminate(database);
     for (int waited = 0; waited < RELEASE_TIMEOUT_MS; waited += RELEASE_TICK_MS) {
         bool scheduler = has_scheduler(database);
@@ -146,8 +151,10 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree, Proce
     ProcessUtility_hook_type next = previous_utility_hook ? previous_utility_hook : standard_ProcessUtility;
     Oid database = database_needed(statement->utilityStmt);
 
-    if (OidIsValid(database))
+    if (OidIsValid(database)) {
+        dropping = IsA(statement->utilityStmt, DropdbStmt);
         release(database);
+    }
     next(statement, query, read_only_tree, context, parameters, environment, receiver, completion);
 }
 

@@ -74,6 +74,30 @@ set_state(RunSlot *run, RunState state)
     ConditionVariableBroadcast(&run->changed);
 }
 
+static SchedulerSlot *
+find_scheduler(Oid database)
+{
+    for (int i = 0; i < MAX_SCHEDULERS; i++) {
+        SchedulerSlot *scheduler = &shared->schedulers[i];
+
+        if (scheduler->state == SCHEDULER_RUNNING && scheduler->database == database)
+            return scheduler;
+    }
+    return NULL;
+}
+
+/* A scheduled run ends before it has so much as an id: its scheduler is to ask for it again. */
+static void
+report_not_begun(const RunSlot *run)
+{
+    SchedulerSlot *scheduler = find_scheduler(run->database);
+
+    if (run->trigger == JOB_TRIGGER_MANUAL || run->id != 0 || scheduler == NULL)
+        return;
+    scheduler->jobs[run->job].not_begun = run->scheduled_for;
+    shared_wake(scheduler->process);
+}
+
 /* The run is over: keeps it for those who wait, else frees the slot. */
 static void
 end_run(RunSlot *run, const RunOutcome *outcome)
@@ -165,9 +189,11 @@ reap_starting(Oid database)
         RunSlot *run = &shared->runs[i];
 
         if (run->database == database && run->state == RUN_STARTING &&
-            TimestampDifferenceExceeds(run->state_since, GetCurrentTimestamp(), STARTING_TIMEOUT_MS))
+            TimestampDifferenceExceeds(run->state_since, GetCurrentTimestamp(), STARTING_TIMEOUT_MS)) {
+            report_not_begun(run);
             end_run_with_error(run, "no_worker", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                                "the run's background worker did not start");
+        }
     }
 }
 
@@ -235,8 +261,49 @@ dispatch_request(const RunRequest *request, RunTicket *ticket)
         LWLockRelease(shared->lock);
         starting_failed(slot, ticket->sequence);
         result = REQUEST_NO_WORKER;
-    }
+    } else if (active < 0 && queued >= 0)
+        start_queued(request->database, request->job);      /* it lost the worker that it was to follow */
     return result;
+}
+
+void
+dispatch_start_queued(Oid database)
+{
+    for (int job = 0; job < JOB_COUNT; job++)
+        start_queued(database, (JobId) job);
+}
+
+void
+dispatch_forget(Oid database)
+{
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < MAX_RUNS; i++) {
+        RunSlot *run = &shared->runs[i];
+
+        if (run->database == database && run->state == RUN_QUEUED)
+            end_run_with_error(run, "interrupted", ERRCODE_OBJECT_IN_USE, "the database has been dropped");
+    }
+    LWLockRelease(shared->lock);
+}
+
+/* Under shared->lock. */
+static void
+report_lost(Oid database)
+{
+    SchedulerSlot *scheduler = find_scheduler(database);
+
+    if (scheduler != NULL) {
+        scheduler->lost_runs = true;
+        shared_wake(scheduler->process);
+    }
+}
+
+void
+dispatch_report_lost(Oid database)
+{
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    report_lost(database);
+    LWLockRelease(shared->lock);
 }
 
 /* Ends the waiting of one backend, at exit and on error too. */
@@ -250,6 +317,18 @@ stop_waiting(int code, Datum arg)
     if (run->waiters == 0 && run->state == RUN_FINISHED)
         set_state(run, RUN_FREE);
     LWLockRelease(shared->lock);
+}
+
+/* The worker that must get on for the run to end: its own, or that of the run it is queued behind; 0: none. */
+static pid_t
+blocking_worker(const RunSlot *run)
+{
+    int active;
+
+    if (run->state != RUN_QUEUED)
+        return run->pid;
+    active = find_run(run->database, run->job, false);
+    return active >= 0 ? shared->runs[active].pid : 0;
 }
 
 /* The worker may need what this transaction has locked, and would wait for ever: that is a deadlock nobody else sees. */
@@ -289,7 +368,7 @@ dispatch_wait(RunTicket *ticket, RunOutcome *outcome)
             Assert(run->sequence == ticket->sequence);
             finished = run->state == RUN_FINISHED;
             job = run->job;
-            worker = run->pid;
+            worker = blocking_worker(run);
             ticket->id = run->id;
             if (finished)
                 *outcome = run->outcome;
@@ -321,13 +400,9 @@ worker_exit(int code, Datum arg)
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
     database = run->database;
     job = run->job;
+    report_not_begun(run);
     end_run_with_error(run, "crashed", ERRCODE_INTERNAL_ERROR, "the run's worker ended without reporting");
-    for (int i = 0; i < MAX_SCHEDULERS; i++) {
-        if (shared->schedulers[i].state == SCHEDULER_RUNNING && shared->schedulers[i].database == database) {
-            shared->schedulers[i].lost_runs = true;
-            shared_wake(shared->schedulers[i].process);
-        }
-    }
+    report_lost(database);
     LWLockRelease(shared->lock);
     attached_slot = -1;
     start_queued(database, job);
@@ -402,12 +477,13 @@ dispatch_active_ids(Oid database, int64 *ids, int *count)
     for (int i = 0; i < MAX_RUNS; i++) {
         RunSlot *run = &shared->runs[i];
 
-        if (run->database != database || run->state != RUN_RUNNING)
+        if (run->database != database || run->state == RUN_FREE || run->state == RUN_FINISHED)
             continue;
-        if (run->id == 0)
-            complete = false;
-        else
+        /* an id taken beforehand (by hand) counts before its worker has come: it may insert the row at any moment */
+        if (run->id != 0)
             ids[(*count)++] = run->id;
+        else if (run->state == RUN_RUNNING)
+            complete = false;
     }
     LWLockRelease(shared->lock);
     return complete;

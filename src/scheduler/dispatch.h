@@ -57,6 +57,15 @@ void dispatch_set_id(int slot, int64 id);
  */
 int dispatch_finish(int slot, const RunOutcome *outcome, bool take);
 
+/* Starts the queued runs of a database whose job is not at work; from its scheduler, at every step. */
+void dispatch_start_queued(Oid database);
+
+/* Ends the queued runs of a database that has been dropped. */
+void dispatch_forget(Oid database);
+
+/* A run of the database has ended and the history does not say so: its scheduler is to see to that. */
+void dispatch_report_lost(Oid database);
+
 /* Ids of the runs at work in a database; false when one of them has no id yet. `ids` has room for MAX_RUNS. */
 bool dispatch_active_ids(Oid database, int64 *ids, int *count);
 

@@ -34,6 +34,7 @@
 #define STARTING_TIMEOUT_MS 15000
 #define RETRY_MS 1000
 #define LONGEST_RETRY_MS 60000
+#define ABSENT_RETRY_MS 600000      /* a look in spite of no poke: CREATE EXTENSION may have been part of a prepared transaction */
 #define STEADY_MS 30000             /* a scheduler that lived this long did not fail at once */
 
 typedef struct KnownDatabase {
@@ -121,8 +122,10 @@ take_pokes(void)
     if (!all)
         return;
     hash_seq_init(&scan, known);
-    while ((entry = hash_seq_search(&scan)) != NULL)
+    while ((entry = hash_seq_search(&scan)) != NULL) {
         entry->absent = false;
+        entry->retry_at = 0;
+    }
 }
 
 /* Brings `known` up to date with pg_database and apapacho_jobs.databases. */
@@ -149,7 +152,8 @@ list_databases(void)
         while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection))) {
             Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
 
-            if (database->datallowconn && !database->datistemplate &&
+            /* a connection limit of -2: what an interrupted DROP DATABASE left behind */
+            if (database->datallowconn && !database->datistemplate && database->datconnlimit != -2 &&
                 setting_serves_database(NameStr(database->datname)))
                 know(database->oid)->present = true;
         }
@@ -178,7 +182,8 @@ note_end(const SchedulerSlot *slot, TimestampTz now)
     /* a poke while it was looking: what it saw may be out of date */
     entry->absent = slot->state == SCHEDULER_ABSENT && !slot->poked;
     entry->retry_ms = steady || entry->retry_ms == 0 ? RETRY_MS : Min(entry->retry_ms * 2, LONGEST_RETRY_MS);
-    entry->retry_at = slot->poked ? 0 : TimestampTzPlusMilliseconds(now, entry->retry_ms);
+    entry->retry_at = slot->poked ? 0 :
+        TimestampTzPlusMilliseconds(now, entry->absent ? ABSENT_RETRY_MS : entry->retry_ms);
 }
 
 /* Frees the slots of schedulers that have ended or never came. Returns how many are being started. */
@@ -300,7 +305,7 @@ launch_missing(TimestampTz now, int starting)
 
     hash_seq_init(&scan, known);
     while ((entry = hash_seq_search(&scan)) != NULL) {
-        if (entry->absent || !entry->present)
+        if (!entry->present)
             continue;
         if (entry->retry_at <= now && starting < MAX_STARTING)
             try_launch(entry, now, &starting);

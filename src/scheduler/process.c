@@ -5,7 +5,6 @@
 
 #include <signal.h>
 
-#include "access/xact.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -24,13 +23,8 @@
 static void
 handle_terminate(SIGNAL_ARGS)
 {
-    int saved_errno = errno;
-
     ShutdownRequestPending = true;
-    SetLatch(MyLatch);
-    if (IsTransactionState())
-        die(postgres_signal_arg);       /* it may wait for a lock */
-    errno = saved_errno;
+    die(postgres_signal_arg);           /* a transaction may wait: for a lock, or at its commit for a standby */
 }
 
 void
@@ -44,8 +38,10 @@ process_setup(void)
 bool
 process_should_exit(void)
 {
+    if (ShutdownRequestPending)         /* first: an idle process ends without a FATAL message */
+        return true;
     CHECK_FOR_INTERRUPTS();
-    return ShutdownRequestPending;
+    return false;
 }
 
 bool

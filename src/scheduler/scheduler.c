@@ -24,13 +24,17 @@
 #include "server/shared.h"
 #include "server/xact.h"
 
-#define LOST_RUNS_RETRY_MS 500
+#define UNSETTLED_RETRY_MS 1000
+#define NO_WORKER_RETRY_MS 5000
 #define LOCK_TIMEOUT "1s"
 
 typedef struct JobPlan {
     char cron[CRON_TEXT_SIZE];  /* the expression that `due` is meant for */
     pg_tz *zone;
     DueState due;
+    TimestampTz waiting;        /* a run that was due then and has not had a worker yet; 0: none */
+    TimestampTz try_at;         /* when to ask for a worker again */
+    bool warned;
 } JobPlan;
 
 static SchedulerSlot *slot;
@@ -62,6 +66,7 @@ attach(int number, Oid database)
     if (wanted) {
         slot->state = SCHEDULER_RUNNING;
         slot->process = MY_PROC_NUMBER;
+        shared_wake(shared->launcher);      /* it starts few at a time */
     }
     LWLockRelease(shared->lock);
     if (wanted)
@@ -103,8 +108,8 @@ publish(JobId job)
     LWLockRelease(shared->lock);
 }
 
-/* Starts a run of a job. What did not come about is recorded as such. */
-static void
+/* Asks for a run of a job. False: not now, for want of a worker. */
+static bool
 start_run(JobId job, JobTrigger trigger, TimestampTz scheduled_for, const char *arguments)
 {
     RunRequest request = {
@@ -120,20 +125,71 @@ start_run(JobId job, JobTrigger trigger, TimestampTz scheduled_for, const char *
         case REQUEST_STARTED:
         case REQUEST_QUEUED:
         case REQUEST_RELEASED:
-            return;
+            return true;
         case REQUEST_OVERLAP:
             history_not_run(job, scheduled_for, STATUS_SKIPPED, "the job's previous run was still at work");
-            return;
+            return true;
         case REQUEST_NO_WORKER:
         case REQUEST_NO_SLOT:
-            ereport(WARNING,
-                    (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                     errmsg("job \"%s\" could not be started: no background worker is free",
-                            job_definitions[job].name),
-                     errhint("Increase max_worker_processes.")));
-            history_not_run(job, scheduled_for, STATUS_NO_WORKER, "no background worker was free");
-            return;
+            return false;
     }
+    return false;
+}
+
+/* A run has come due; the one before it, if it still waits for a worker, is given up. */
+static void
+set_waiting(JobId job, JobPlan *plan, TimestampTz due, TimestampTz now)
+{
+    TimestampTz given_up = plan->waiting;
+
+    plan->waiting = due;
+    plan->try_at = now;
+    if (given_up != 0)
+        history_not_run(job, given_up, STATUS_NO_WORKER, "no background worker was free");
+}
+
+/* Starts the run that is due, if a worker is to be had. */
+static void
+start_waiting(JobId job, JobPlan *plan, TimestampTz now)
+{
+    if (start_run(job, JOB_TRIGGER_SCHEDULE, plan->waiting, "")) {
+        plan->waiting = 0;
+        plan->warned = false;
+        return;
+    }
+    plan->try_at = TimestampTzPlusMilliseconds(now, NO_WORKER_RETRY_MS);
+    if (plan->warned)
+        return;
+    plan->warned = true;
+    ereport(WARNING,
+            (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+             errmsg("job \"%s\" is due, but no background worker is free", job_definitions[job].name),
+             errdetail("It is tried again until the next time that the job is due."),
+             errhint("Increase max_worker_processes.")));
+}
+
+/* Takes the schedule that the settings give the job now. */
+static void
+update_plan(JobId job, JobPlan *plan)
+{
+    if (strcmp(plan->cron, setting_cron_text(job)) == 0 && plan->zone == setting_timezone())
+        return;
+    memset(plan, 0, sizeof(*plan));
+    strlcpy(plan->cron, setting_cron_text(job), sizeof(plan->cron));
+    plan->zone = setting_timezone();
+}
+
+/* A run whose worker was lost before it began. */
+static TimestampTz
+take_not_begun(JobId job)
+{
+    TimestampTz due;
+
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    due = slot->jobs[job].not_begun;
+    slot->jobs[job].not_begun = 0;
+    LWLockRelease(shared->lock);
+    return due;
 }
 
 /* Looks at one job; starts it when it is due. Returns when it wants to be looked at again; 0: not by itself. */
@@ -143,19 +199,22 @@ step_job(JobId job, TimestampTz now)
     JobPlan *plan = &plans[job];
     const CronSchedule *schedule = setting_cron(job);
     TimestampTz previous = plan->due.next;
+    TimestampTz not_begun = take_not_begun(job);
     TimestampTz due = 0;
 
-    if (strcmp(plan->cron, setting_cron_text(job)) != 0 || plan->zone != setting_timezone()) {
-        memset(plan, 0, sizeof(*plan));
-        strlcpy(plan->cron, setting_cron_text(job), sizeof(plan->cron));
-        plan->zone = setting_timezone();
-    }
+    update_plan(job, plan);
     if (schedule != NULL)
         due = due_step(schedule, plan->zone, now, &plan->due);
     if (!slot->ready || plan->due.next != previous || strcmp(slot->jobs[job].cron, plan->cron) != 0)
         publish(job);
+    if (due == 0)
+        due = not_begun;
     if (due != 0)
-        start_run(job, JOB_TRIGGER_SCHEDULE, due, "");
+        set_waiting(job, plan, due, now);
+    if (plan->waiting != 0 && plan->try_at <= now)
+        start_waiting(job, plan, now);
+    if (plan->waiting != 0)
+        return plan->due.next != 0 ? Min(plan->due.next, plan->try_at) : plan->try_at;
     return plan->due.next;
 }
 
@@ -173,7 +232,7 @@ settle_lost_runs(void)
     return !check_lost_runs;
 }
 
-/* Goes on with the jobs whose latest run was cut off by a crash or a shutdown. */
+/* Goes on with the jobs whose latest run was cut off by a crash or a shutdown; tried again while no worker is free. */
 static void
 take_up_cut_off_runs(void)
 {
@@ -181,8 +240,10 @@ take_up_cut_off_runs(void)
     int count = history_cut_off_runs(runs);
 
     take_up_cut_off = false;
-    for (int i = 0; i < count; i++)
-        start_run(runs[i].job, JOB_TRIGGER_RECOVERY, runs[i].scheduled_for, runs[i].arguments);
+    for (int i = 0; i < count; i++) {
+        if (!start_run(runs[i].job, JOB_TRIGGER_RECOVERY, runs[i].scheduled_for, runs[i].arguments))
+            take_up_cut_off = true;
+    }
 }
 
 /* One look at everything. Returns when to look again, by the clock; 0: when something changes. */
@@ -191,18 +252,20 @@ step(TimestampTz now)
 {
     TimestampTz next = 0;
 
+    dispatch_start_queued(MyDatabaseId);
     for (int job = 0; job < JOB_COUNT; job++) {
         TimestampTz at = step_job((JobId) job, now);
 
         if (at != 0 && (next == 0 || at < next))
             next = at;
     }
-    if (!settle_lost_runs()) {
-        TimestampTz soon = TimestampTzPlusMilliseconds(now, LOST_RUNS_RETRY_MS);
+    if (settle_lost_runs() && take_up_cut_off)
+        take_up_cut_off_runs();
+    if (check_lost_runs || take_up_cut_off) {
+        TimestampTz soon = TimestampTzPlusMilliseconds(now, UNSETTLED_RETRY_MS);
 
         next = next == 0 ? soon : Min(next, soon);
-    } else if (take_up_cut_off)
-        take_up_cut_off_runs();
+    }
     return next;
 }
 

@@ -14,6 +14,7 @@
 #include "access/xact.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqsignal.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
@@ -31,7 +32,6 @@
 
 #define RECORDING_SECONDS 2     /* time to write down the interruption, in which further SIGTERMs change nothing */
 
-static volatile sig_atomic_t terminating = false;
 static volatile time_t terminating_since;
 
 static void
@@ -39,11 +39,11 @@ handle_terminate(SIGNAL_ARGS)
 {
     int saved_errno = errno;
 
-    if (terminating) {
+    if (session_terminating) {
         if (time(NULL) - terminating_since >= RECORDING_SECONDS)
             die(postgres_signal_arg);
     } else {
-        terminating = true;
+        session_terminating = true;
         terminating_since = time(NULL);
         InterruptPending = true;
         QueryCancelPending = true;
@@ -52,10 +52,16 @@ handle_terminate(SIGNAL_ARGS)
     errno = saved_errno;
 }
 
+/* Cuts what does not fit, between two characters. */
 static void
 copy_text(char *to, size_t size, const char *from)
 {
-    strlcpy(to, from != NULL ? from : "", size);
+    int length = from != NULL ? (int) strlen(from) : 0;
+
+    if (length >= (int) size)
+        length = pg_mbcliplen(from, length, (int) size - 1);
+    memcpy(to, from != NULL ? from : "", (size_t) length);
+    to[length] = '\0';
 }
 
 /* Takes an id for the run, if its requester has not, and records its start. */
@@ -78,7 +84,7 @@ report_failure(RunSlot *run, const ErrorData *error, RunOutcome *outcome)
 {
     StringInfoData text;
 
-    if (terminating) {
+    if (session_terminating) {
         copy_text(outcome->status, sizeof(outcome->status), STATUS_INTERRUPTED);
         copy_text(outcome->message, sizeof(outcome->message),
                   "the run was cut off by a shutdown of the server or an administrator's command");
@@ -98,21 +104,23 @@ report_failure(RunSlot *run, const ErrorData *error, RunOutcome *outcome)
              errcontext("run %lld of the job", (long long) run->id)));
 
     initStringInfo(&text);
-    appendStringInfoString(&text, terminating ? outcome->message : error->message);
-    if (!terminating && error->detail != NULL)
+    appendStringInfoString(&text, session_terminating ? outcome->message : error->message);
+    if (!session_terminating && error->detail != NULL)
         appendStringInfo(&text, "\nDETAIL:  %s", error->detail);
-    if (!terminating && error->hint != NULL)
+    if (!session_terminating && error->hint != NULL)
         appendStringInfo(&text, "\nHINT:  %s", error->hint);
     return text.data;
 }
 
 /* Records the end of a run. Failing to is no reason to lose the process: the row will be found as lost. */
-static void
+static bool
 record_outcome(RunSlot *run, const RunOutcome *outcome, const char *result, const char *message)
 {
+    volatile bool recorded = true;
+
     PG_TRY();
     {
-        if (terminating) {
+        if (session_terminating) {
             /* nothing may hold up a shutdown: neither a lock on the history nor a standby that does not answer */
             SetConfigOption("lock_timeout", "500", PGC_SUSET, PGC_S_OVERRIDE);
             SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
@@ -124,11 +132,14 @@ record_outcome(RunSlot *run, const RunOutcome *outcome, const char *result, cons
         EmitErrorReport();
         FlushErrorState();
         xact_abort();
+        recorded = false;
     }
     PG_END_TRY();
+    return recorded;
 }
 
-static void
+/* Returns whether the history is right about the run. */
+static bool
 do_run(int slot, RunOutcome *outcome)
 {
     RunSlot *run = &shared->runs[slot];
@@ -137,6 +148,7 @@ do_run(int slot, RunOutcome *outcome)
     char *volatile result = NULL;
     char *volatile message = NULL;
     volatile bool started = false;
+    bool recorded = true;
 
     memset(outcome, 0, sizeof(*outcome));
     PG_TRY();
@@ -167,9 +179,10 @@ do_run(int slot, RunOutcome *outcome)
 
     MemoryContextSwitchTo(context);
     if (started)
-        record_outcome(run, outcome, result, message);
+        recorded = record_outcome(run, outcome, result, message);
     MemoryContextSwitchTo(caller);
     MemoryContextDelete(context);
+    return recorded;
 }
 
 void
@@ -189,8 +202,11 @@ apapacho_worker_main(Datum argument)
     session_start(shared->runs[slot].database, "0");
 
     while (slot >= 0) {
-        do_run(slot, &outcome);
-        slot = dispatch_finish(slot, &outcome, !terminating);
+        bool recorded = do_run(slot, &outcome);
+
+        slot = dispatch_finish(slot, &outcome, !session_terminating);
+        if (!recorded)
+            dispatch_report_lost(MyDatabaseId);
         if (ConfigReloadPending) {
             ConfigReloadPending = false;
             ProcessConfigFile(PGC_SIGHUP);

@@ -11,6 +11,8 @@
 
 #include "server/session.h"
 
+volatile sig_atomic_t session_terminating = false;
+
 static void
 pin(const char *name, const char *value)
 {
@@ -26,6 +28,10 @@ session_start(Oid database, const char *lock_timeout)
         BackgroundWorkerInitializeConnection(NULL, NULL, 0);
     pgstat_report_appname(MyBgworkerEntry->bgw_name);
 
+    /* a database's owner can set these for it */
+    pin("role", "none");
+    if (GetConfigOption("transaction_timeout", true, false) != NULL)    /* 17 and later; ends the process, workers included */
+        pin("transaction_timeout", "0");
     pin("search_path", "pg_catalog, pg_temp");
     pin("default_transaction_isolation", "read committed");
     pin("default_transaction_read_only", "off");

@@ -6,6 +6,11 @@
 
 #include "postgres.h"
 
+#include <signal.h>
+
+/* Set by a worker's SIGTERM handler: what is still done is to wait for nobody. */
+extern volatile sig_atomic_t session_terminating;
+
 /*
  * Connects the process to a database as the bootstrap superuser (to none, for the shared catalogs, with InvalidOid) and pins what
  * its SQL depends on: search_path = pg_catalog, pg_temp; read committed, read-write transactions; no statement or idle timeouts.

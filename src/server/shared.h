@@ -32,6 +32,7 @@
 typedef struct ScheduledJob {
     char cron[CRON_TEXT_SIZE];      /* "" when disabled */
     TimestampTz next_run;           /* 0: none */
+    TimestampTz not_begun;          /* when a run was due whose worker never began it; set by those who notice, 0: none */
 } ScheduledJob;
 
 /* The states of a scheduler; launcher.c and scheduler.c say who makes which change. */

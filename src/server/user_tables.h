@@ -26,7 +26,7 @@ char *user_type_name(const char *type);
  * Makes sure, within the current transaction, that the table exists, is an ordinary or partitioned table (not a view, through which its
  * owner could run code as us) and has the columns that we use; locks it in AccessShareLock to the end of the transaction so
  * that it stays so. Returns its owner, for run_as(). ERROR undefined_table / undefined_column / wrong_object_type with the
- * hint otherwise.
+ * hint otherwise; datatype_mismatch when a column is of another type.
  */
 Oid user_table_check(UserTable table);
 

@@ -250,6 +250,9 @@ BEGIN
         IF part.kind = 'type' THEN
             IF to_regtype(format('%I.%I', target, part.name)) IS NULL THEN
                 EXECUTE format('CREATE TYPE %I.%I AS %s', target, part.name, part.definition);
+            ELSIF NOT EXISTS (SELECT FROM pg_type WHERE oid = to_regtype(format('%I.%I', target, part.name)) AND typtype = 'e') THEN
+                RAISE EXCEPTION 'type %.% is not an enum', quote_ident(target), quote_ident(part.name)
+                    USING ERRCODE = 'wrong_object_type', HINT = 'Rename it, or set apapacho_jobs.schema to another schema.';
             END IF;
             CONTINUE;
         END IF;

@@ -6,13 +6,18 @@
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
 
+#include "server/compat.h"
+#include "server/session.h"
 #include "server/xact.h"
+
+PG_FUNCTION_INFO_V1(apapacho_in_worker);
 
 /* Whether the transaction is one of ours (a worker's), in which nobody else has queued a deferred trigger. */
 static bool own_transaction = false;
@@ -20,6 +25,8 @@ static bool own_transaction = false;
 void
 xact_begin(const char *activity)
 {
+    if (session_terminating)    /* no standby that does not answer may hold up a shutdown */
+        SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
     SetCurrentStatementStartTimestamp();
     StartTransactionCommand();
     if (SPI_connect() != SPI_OK_CONNECT)
@@ -36,6 +43,11 @@ xact_commit(void)
     PopActiveSnapshot();
     CommitTransactionCommand();
     own_transaction = false;
+    if (session_terminating) {
+        /* the wait for a synchronous standby, or a trigger's exception handler, may have swallowed the cancellation */
+        QueryCancelPending = true;
+        InterruptPending = true;
+    }
     pgstat_report_stat(true);
     pgstat_report_activity(STATE_IDLE, NULL);
 }
@@ -64,10 +76,30 @@ run_as(RunAs *saved, Oid role)
 void
 run_as_end(const RunAs *saved)
 {
-    if (own_transaction && SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
-        elog(ERROR, "could not fire the deferred triggers");
+    if (own_transaction) {
+        Oid role;
+        int security_context;
+
+        /*
+         * The commit is the superuser's: nothing of the role's may be left for it, neither a cursor WITH HOLD, whose query it would run, nor
+         * a deferred trigger. What the triggers fired here would leave behind in their turn is refused.
+         */
+        if (SPI_execute("CLOSE ALL", false, 0) < 0)
+            elog(ERROR, "could not close the cursors");
+        GetUserIdAndSecContext(&role, &security_context);
+        SetUserIdAndSecContext(role, security_context | SECURITY_RESTRICTED_OPERATION);
+        if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
+            elog(ERROR, "could not fire the deferred triggers");
+    }
     AtEOXact_GUC(false, saved->guc_level);
     SetUserIdAndSecContext(saved->user, saved->security_context);
+}
+
+/* apapacho_jobs.in_worker(): whether the caller's statement is one of a worker's transaction. */
+Datum
+apapacho_in_worker(PG_FUNCTION_ARGS)
+{
+    PG_RETURN_BOOL(own_transaction);
 }
 
 uint64

@@ -1,9 +1,10 @@
 /*
  * xact.h: the transactions of a worker, and whom its statements run as.
  *
- * A worker is connected as the bootstrap superuser. It reads and writes the extension's own tables as that, but everything that
- * it does to the user's tables can run code of the user's (triggers, defaults, constraints), so that happens as the owner
- * of the table, between run_as() and run_as_end(), with SET ROLE and SET SESSION AUTHORIZATION forbidden.
+ * A worker is connected as the bootstrap superuser. It reads and writes the extension's own tables as that, but every statement
+ * that names a user's table, a SELECT too, can run code of the user's (triggers, defaults, constraints; expressions of indexes while it is
+ * being planned), so that happens as the owner of the table, between run_as() and run_as_end(), with SET ROLE and SET
+ * SESSION AUTHORIZATION forbidden.
  */
 #ifndef APAPACHO_XACT_H
 #define APAPACHO_XACT_H

@@ -203,7 +203,7 @@ subtest 'no worker slot for a scheduled run: it is in the history' => sub {
     is($scarce->ask(q{SELECT count(*) - count(DISTINCT scheduled_for) FROM apapacho_jobs.run WHERE status = 'no_worker'}), '0',
         'each time once');
     my $log = $scarce->log_since($position);
-    my @warnings = $log =~ /WARNING: .*job "outbox" could not be started: no background worker is free/g;
+    my @warnings = $log =~ /WARNING: .*job "outbox" is due, but no background worker is free/g;
     cmp_ok(scalar(@warnings), '>=', 1, 'the log says so');
     cmp_ok(scalar(@warnings), '<=', $scarce->ask(q{SELECT count(*) + 1 FROM apapacho_jobs.run WHERE status = 'no_worker'}),
         'once for each at most');

@@ -209,6 +209,42 @@ subtest 'the secret is never shown' => sub {
     $node->wait_for("SELECT current_setting('$name') = ''", 'it can be taken away');
 };
 
+subtest 'the secret in a file' => sub {
+    my $file = $node->basedir . '/secret';
+    my $name = 'apapacho_jobs.outbox_webhook_secret_file';
+    my $position = $node->log_position;
+    my @bad = (['whsec_file*TopSecret', qr/ERROR: .*secret/i], ['', qr/ERROR:  F0000: .*secret" is empty or not text/],
+        ['x' x 5000, qr/ERROR:  F0000: .*secret" has more than 4096 bytes/]);
+
+    $node->load_tables('fixture');
+    $node->ask(q{INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload)
+        VALUES ('e1', 'Payout', 'p1', 'PayoutSent', '{}')});
+    $node->reconfigure('apapacho_jobs.outbox_publisher_type' => 'webhook', $name => $file,
+        'apapacho_jobs.outbox_webhook_url' => 'http://127.0.0.1:1/');
+    $node->wait_for("SELECT current_setting('$name') = '$file' AND current_setting('apapacho_jobs.outbox_webhook_url') <> ''",
+        'the settings are in force');
+    like($node->error_of(q{SELECT apapacho_run_job('outbox')}), qr/ERROR:  58P01: could not open .*\Q$file\E".*\nHINT:  Check $name/,
+        'a file that is missing is named');
+    for my $case (@bad) {
+        my ($contents, $expected) = @$case;
+        open(my $out, '>', $file) or die "$file: $!";
+        print $out $contents;
+        close($out);
+        my $error = $node->error_of(q{SELECT apapacho_run_job('outbox')});
+        like($error, $expected, 'a bad one is an error');
+        unlike($error, qr/TopSecret|xxxx/, 'that does not tell what is in it');
+    }
+    open(my $out, '>', $file) or die "$file: $!";
+    print $out "fileTopSecret\n";
+    close($out);
+    is($node->run_job('outbox')->{failed}, 1, 'with a good one the event is sent, in vain');
+    unlike($node->log_since($position), qr/TopSecret/, 'the log shows nothing of it');
+    is($node->ask(q{SELECT count(*) FROM apapacho_jobs.run AS r WHERE r::text LIKE '%TopSecret%'}), '0', 'nor does the history');
+    like($node->error_of("SHOW $name", role => 'nobody'), qr/ERROR:  42501/, 'nor can an ordinary role see where it is');
+    $node->reconfigure('apapacho_jobs.outbox_publisher_type' => 'console', $name => '', 'apapacho_jobs.outbox_webhook_url' => '');
+    $node->wait_for("SELECT current_setting('$name') = ''", 'it can be taken away');
+};
+
 subtest 'a URL may hold credentials: it is not shown to ordinary roles, and not repeated' => sub {
     my $name = 'apapacho_jobs.outbox_webhook_url';
     my $position = $node->log_position;

@@ -30,7 +30,9 @@ sub functions {
 }
 
 subtest 'an ordinary role can execute next to nothing' => sub {
-    is(functions(q{has_function_privilege('ordinary', p.oid, 'EXECUTE')}), 'apapacho_jobs.uuid_v7()', 'what is left to everybody');
+    is(functions(q{has_function_privilege('ordinary', p.oid, 'EXECUTE')}),
+        'apapacho_jobs.check_user_tables(), apapacho_jobs.in_worker(), apapacho_jobs.table_definitions(), apapacho_jobs.uuid_v7()',
+        'what is left to everybody: to look whether the tables are there, whether this is a worker, and to make an id');
     my $calls = $node->ask(q{SELECT string_agg('SELECT * FROM ' || p.oid::regproc || '(' ||
             array_to_string(array_fill('NULL'::text, ARRAY[p.pronargs::int]), ', ') || ')', E'\n')
         FROM pg_proc AS p WHERE p.proname LIKE 'apapacho%' AND p.pronamespace = 'public'::regnamespace});
@@ -41,13 +43,30 @@ subtest 'an ordinary role can execute next to nothing' => sub {
 
 subtest 'nor reach the extension\'s tables' => sub {
     my $tables = $node->ask(q{SELECT string_agg(oid::regclass::text, ' ') FROM pg_class
-        WHERE relnamespace = 'apapacho_jobs'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')});
+        WHERE relnamespace = 'apapacho_jobs'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S') AND relname <> 'outbox_waiting'});
 
-    for my $table (split(/ /, $tables)) {
+    $node->ask(q{INSERT INTO apapacho_jobs.outbox_retry VALUES ('e', 'A', 'a', 1, now())});
+    is($node->ask('SELECT * FROM apapacho_jobs.outbox_waiting', role => 'ordinary'), '', 'the view that is for workers is empty');
+    $node->ask('TRUNCATE apapacho_jobs.outbox_retry');
+    for my $table (grep { $_ ne 'apapacho_jobs.outbox_waiting' } split(/ /, $tables)) {
         like($node->error_of("SELECT * FROM $table", role => 'ordinary'), qr/ERROR:  42501: permission denied/, $table);
     }
     like($node->error_of('CREATE TABLE apapacho_jobs.mine ()', role => 'ordinary'), qr/ERROR:  42501: permission denied for schema/,
         'nor create anything beside them');
+};
+
+subtest 'the view that workers read is empty for everybody else' => sub {
+    $node->ask(q{INSERT INTO apapacho_jobs.outbox_retry VALUES ('e', 'Payout', 'secret aggregate', 1, now())});
+    is($node->ask('SELECT * FROM apapacho_jobs.outbox_waiting', role => 'ordinary'), '', 'no rows');
+    unlike($node->error_of(q{
+            CREATE FUNCTION pg_temp.leak(text) RETURNS boolean COST 0.0000001 LANGUAGE plpgsql AS $$
+            BEGIN
+                RAISE WARNING 'seen: %', $1;
+                RETURN true;
+            END $$;
+            SELECT * FROM apapacho_jobs.outbox_waiting WHERE pg_temp.leak(aggregate_id)}, role => 'ordinary'),
+        qr/seen: secret aggregate/, 'nor does a function that is called first see them');
+    $node->ask('DELETE FROM apapacho_jobs.outbox_retry');
 };
 
 subtest 'nor see URL and secret, nor set anything' => sub {
@@ -235,7 +254,7 @@ subtest 'a trigger cannot put itself off to a time when somebody else commits' =
     check_nobody_else('later');
 };
 
-subtest 'nor can the types of the columns bring code in' => sub {
+subtest 'nor can the types of the columns bring code in, or crash the server' => sub {
     create_spied_database('types', q{
         CREATE TYPE spy.id AS ENUM ('e1', 'e2');
         CREATE FUNCTION spy.as_text(spy.id) RETURNS text LANGUAGE plpgsql AS $$
@@ -248,8 +267,14 @@ subtest 'nor can the types of the columns bring code in' => sub {
             payload jsonb, "createdAt" timestamp(3) DEFAULT now(), "publishedAt" timestamp(3), "retryCount" int DEFAULT 0,
             "lastError" text);
         INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload) VALUES ('e1', 'e1', 'e1', 'e1', '{}')});
+    my $position = $node->log_position;
     $node->error_of("SELECT apapacho_run_job('$_')", database => 'types') for qw(outbox cleanup);
-    $node->error_of("SELECT * FROM $_", database => 'types') for 'apapacho_outbox_stats()', q{apapacho_outbox_events('all')};
+    $node->error_of('SELECT apapacho_outbox_stats()', database => 'types');
+    $node->psql('types', q{SELECT id FROM apapacho_outbox_events('all')}, stdout => \my $output, stderr => \my $error);
+    ok($output eq 'e1' || $error =~ /ERROR: /, 'events are shown as they are, or not at all')
+        or diag($output, $error);
+    unlike($node->log_since($position), qr/terminated by signal/, 'nor crash the server');
+    $node->wait_for('SELECT true', 'it takes connections');
     check_nobody_else('types');
 };
 

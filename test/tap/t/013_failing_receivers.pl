@@ -81,6 +81,23 @@ subtest 'an aggregate waits for its failed event, the others go on' => sub {
     is($node->ask('SELECT count(*) FROM apapacho_jobs.outbox_retry'), '0', 'no retry is left over');
 };
 
+subtest 'events of one millisecond keep their order over a failure' => sub {
+    # As the backend writes them: ids that tell nothing. A failure moves the row behind the others in the table and in the index.
+    $node->ask(q{INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload, "createdAt")
+        SELECT id, 'Tie', '1', CASE id WHEN 'm' THEN 'Refused' ELSE id END, '{}', '2025-01-01'
+        FROM unnest(ARRAY['z', 'm', 'a', 'q']) WITH ORDINALITY AS i (id, n) ORDER BY n});
+    $recorder->answer(Refused => 503);
+    is_deeply([@{ process($node) }{qw(processed failed)}], [1, 1], 'the second one fails');
+    $node->ask('VACUUM "OutboxEvent"');
+    due_now($node);
+    process($node);
+    due_now($node);
+    $recorder->answer(Refused => 200);
+    is(process($node)->{processed}, 3, 'then it is delivered');
+    is(types_of([$recorder->take]), 'z Refused Refused Refused a q', 'as they were inserted');
+    $node->ask(q{DELETE FROM "OutboxEvent" WHERE "aggregateType" = 'Tie'});
+};
+
 subtest 'the maximum of attempts: failed for good, until it is retried by hand' => sub {
     my ($id, $next) = emit($node, 'Order/3/Hopeless', 'Order/3/Next');
     $recorder->answer(Hopeless => 500);
