@@ -33,6 +33,7 @@ static bool extension_changed = false;      /* in this transaction */
 static Oid released[MAX_RELEASED];          /* the databases that this transaction needs for itself */
 static int released_count = 0;
 static bool dropping = false;               /* it drops the one */
+static bool database_created = false;       /* by it; may have the extension from its template */
 
 static void
 on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
@@ -50,7 +51,10 @@ on_xact(XactEvent event, void *arg)
         return;
     if (extension_changed && event == XACT_EVENT_COMMIT)
         shared_poke(MyDatabaseId);
+    if (database_created && event == XACT_EVENT_COMMIT)
+        shared_wake_launcher();
     extension_changed = false;
+    database_created = false;
     for (int i = 0; i < released_count; i++) {
         if (dropping && event == XACT_EVENT_COMMIT)
             dispatch_forget(released[i]);
@@ -156,6 +160,8 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree, Proce
         release(database);
     }
     next(statement, query, read_only_tree, context, parameters, environment, receiver, completion);
+    if (IsA(statement->utilityStmt, CreatedbStmt))
+        database_created = true;
 }
 
 void

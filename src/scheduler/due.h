@@ -28,7 +28,7 @@ TimestampTz due_next(const CronSchedule *schedule, pg_tz *zone, TimestampTz afte
 
 /*
  * One step: the clock says `now`. If the job has come due, returns the time that it was due at, else 0; *state moves on. Times
- * that passed unseen (a busy machine, a clock set forward) count as one, the latest wins. When the clock has been set back, the next time is found
+ * that passed unseen (a busy machine, a clock set forward) count as one run, due at the first of them. When the clock has been set back, the next time is found
  * anew from where the clock is now.
  */
 TimestampTz due_step(const CronSchedule *schedule, pg_tz *zone, TimestampTz now, DueState *state);

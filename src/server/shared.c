@@ -64,6 +64,14 @@ shared_wake(int process)
 }
 
 void
+shared_wake_launcher(void)
+{
+    LWLockAcquire(shared->lock, LW_SHARED);
+    shared_wake(shared->launcher);
+    LWLockRelease(shared->lock);
+}
+
+void
 shared_poke(Oid database)
 {
     bool known = false;

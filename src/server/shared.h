@@ -114,6 +114,9 @@ void shared_init(void);
 /* Sets the latch of a process that is named by its number; NO_PROCESS is nothing. A spurious wake-up is harmless. */
 void shared_wake(int process);
 
+/* Makes the launcher look which databases there are. */
+void shared_wake_launcher(void);
+
 /* Tells the launcher (and that database's scheduler, if any) that the extension or the database came or went. */
 void shared_poke(Oid database);
 
