@@ -74,6 +74,14 @@ SELECT apapacho_outbox_stats() - 'oldestPendingSeconds' AS stats;
 SELECT apapacho_outbox_retry_failed();
 SELECT apapacho_outbox_retry_failed();
 SELECT id, "retryCount", "lastError" FROM apapacho_outbox_events() ORDER BY id;
+-- ... and what only waits is due at once
+TRUNCATE "OutboxEvent";
+INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload) VALUES ('waits', 'W', '1', 'x', '{}');
+SELECT figures(apapacho_outbox_process()) - 'errors' AS fails;
+SELECT figures(apapacho_outbox_process()) AS waits;
+SELECT apapacho_outbox_retry_failed();
+SELECT figures(apapacho_outbox_process()) - 'errors' AS fails_again;
+SELECT id, "retryCount" FROM apapacho_outbox_events();
 
 -- texts that no header may carry
 TRUNCATE "OutboxEvent";

@@ -69,12 +69,10 @@ static const char events_sql[] =
     " e.\"createdAt\", e.\"publishedAt\" FROM %s e WHERE %s ORDER BY %s LIMIT $2 OFFSET $3";
 
 static const char retry_failed_sql[] =
-    "WITH retried AS (UPDATE %s AS e SET \"retryCount\" = 0, \"lastError\" = NULL"
-    "  WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" >= $1 RETURNING e.id)"
-    " SELECT pg_catalog.count(*), pg_catalog.array_agg(r.id::text) FROM retried AS r";
+    "UPDATE %s AS e SET \"retryCount\" = 0, \"lastError\" = NULL"
+    " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" >= $1";
 
-static const char forget_retries_sql[] =
-    "DELETE FROM apapacho_jobs.outbox_retry WHERE event_id OPERATOR(pg_catalog.=) ANY ($1)";
+static const char forget_retries_sql[] = "DELETE FROM apapacho_jobs.outbox_retry";
 
 static void
 connect_spi(void)
@@ -241,28 +239,25 @@ apapacho_outbox_events(PG_FUNCTION_ARGS)
     return (Datum)0;
 }
 
-/* apapacho_outbox_retry_failed(): the number of events that are pending again, with all their attempts before them. */
+/*
+ * apapacho_outbox_retry_failed(): the number of events that are pending again, with all their attempts before them. What waits for a
+ * retry is due at once.
+ */
 Datum
 apapacho_outbox_retry_failed(PG_FUNCTION_ARGS)
 {
-    Oid types[] = {INT4OID, TEXTARRAYOID};
+    Oid type = INT4OID;
     Datum most = Int32GetDatum(setting_outbox_max_retries);
     RunAs saved;
-    int64 count;
-    Datum ids;
-    bool none;
+    uint64 count;
 
     connect_spi();
     run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
-    (void)spi_run(psprintf(retry_failed_sql, user_table_name(TABLE_OUTBOX_EVENT)), 1, types, &most, NULL, false, 0);
-    count = spi_int64(0, 1);
-    ids = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &none);
+    count = spi_run(psprintf(retry_failed_sql, user_table_name(TABLE_OUTBOX_EVENT)), 1, &type, &most, NULL, false, 0);
     run_as_end(&saved);
-    if (!none) {
-        run_as(&saved, extension_owner());
-        (void)spi_run(forget_retries_sql, 1, &types[1], &ids, NULL, false, 0);
-        run_as_end(&saved);
-    }
+    run_as(&saved, extension_owner());
+    (void)spi_run(forget_retries_sql, 0, NULL, NULL, NULL, false, 0);
+    run_as_end(&saved);
     SPI_finish();
-    PG_RETURN_INT64(count);
+    PG_RETURN_INT64((int64)count);
 }

@@ -78,5 +78,5 @@ CREATE FUNCTION @extschema@.apapacho_outbox_retry_failed()
     AS 'MODULE_PATHNAME', 'apapacho_outbox_retry_failed';
 REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_retry_failed() FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.apapacho_outbox_retry_failed() IS
-    'makes the outbox events that have failed for good pending again; returns their number';
+    'makes the outbox events that have failed for good pending again, and due at once what waits for a retry; returns the number of the former';
 
