@@ -45,10 +45,12 @@ CONF
     pg_ctl start -w -s -D "$work/data" -l "$work/log" </dev/null
 }
 
-# Peak resident memory of the workers, in MB, as the worker with a run at work showed it; sampled while the run is on.
+# Peak private memory of the workers, in MB, sampled every second while a run is on.
 watch_memory() {
     local peak=0 pid kb
+    mkfifo "$work/never" 2>/dev/null || true
     while [[ -e $work/running ]]; do
+        read -r -t 1 <>"$work/never" || true
         for pid in $(sql -d "$1" -c "SELECT pid FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker'"); do
             kb=$(awk '/^RssAnon/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
             ((${kb:-0} <= peak)) || peak=$kb
