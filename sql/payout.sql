@@ -9,7 +9,7 @@ SELECT format('ALTER DATABASE %I SET apapacho_jobs.payout_batch_size = 3', curre
        format('ALTER DATABASE %I RESET apapacho_jobs.payout_batch_size', current_database()) AS reset
 \gset
 CREATE FUNCTION figures(jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT $1 - 'runId' $$;
-CREATE FUNCTION utc_now() RETURNS timestamp(3) LANGUAGE sql AS $$ SELECT (now() AT TIME ZONE 'UTC')::timestamp(3) $$;
+CREATE FUNCTION utc_now() RETURNS timestamp(3) LANGUAGE sql AS $$ SELECT date_trunc('milliseconds', now() AT TIME ZONE 'UTC') $$;
 
 -- sell(creator, number, days ago, amount of each): transactions called creator-number, an hour apart, the first the oldest
 CREATE FUNCTION sell(creator text, numbers int4range, days int, amount bigint, status text DEFAULT 'SUCCEEDED', currency text DEFAULT 'CLP')
