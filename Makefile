@@ -54,6 +54,7 @@ OUTBOX_OBJS = \
 
 PAYOUT_OBJS = \
 	src/payout/calculation.o \
+	src/payout/divide.o \
 	src/payout/eligibility.o \
 	src/payout/retry.o \
 	src/payout/state.o

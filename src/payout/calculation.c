@@ -33,7 +33,6 @@
 
 PG_FUNCTION_INFO_V1(apapacho_payout_create);
 
-#define CONFLICT_ATTEMPTS 3     /* for a batch that runs into deadlocks or serialization failures */
 #define PAY_PARAMETERS (RULE_PARAMETERS + 2)
 
 /* A run of the job. */
@@ -74,12 +73,12 @@ static const char pay_sql[] =
     "  INSERT INTO {Payout} (\"id\", \"creatorId\", \"periodStart\", \"periodEnd\", \"currency\", \"grossTotal\","
     "   \"platformFeeTotal\", \"adjustmentsTotal\", \"payoutAmount\", \"status\", \"createdAt\", \"updatedAt\")"
     "  SELECT y.payout_id, y.creator_id, y.period_start, $7, 'CLP', y.gross, y.fee, 0, y.amount,"
-    "   'CALCULATED'::{PayoutStatus}, $8, $8 FROM payable AS y),"
+    "   'CALCULATED'::{PayoutStatus}, $8, $8 FROM payable AS y RETURNING 1),"
     " item AS ("
     "  INSERT INTO {PayoutItem} (\"id\", \"payoutId\", \"transactionId\", \"amount\", \"createdAt\")"
     "  SELECT apapacho_jobs.uuid_v7(), y.payout_id, u.id, u.amount, $8"
     "  FROM payable AS y CROSS JOIN LATERAL"
-    "   ROWS FROM (pg_catalog.unnest(y.ids), pg_catalog.unnest(y.amounts)) AS u (id, amount)),"
+    "   ROWS FROM (pg_catalog.unnest(y.ids), pg_catalog.unnest(y.amounts)) AS u (id, amount) RETURNING 1),"
     " event AS ("
     "  INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", \"createdAt\")"
     "  SELECT y.event_id, 'Payout', y.payout_id, 'PayoutCalculated', pg_catalog.jsonb_build_object("
@@ -88,9 +87,13 @@ static const char pay_sql[] =
     "    'periodStart', " ISO_TIME("y.period_start") ", 'periodEnd', " ISO_TIME("$7") ", 'currency', 'CLP',"
     "    'grossTotal', y.gross, 'platformFeeTotal', y.fee, 'adjustmentsTotal', 0, 'payoutAmount', y.amount),"
     "   'config', pg_catalog.jsonb_build_object('minPayoutClp', $4, 'holdDays', $5),"
-    "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL), $8 FROM payable AS y)"
+    "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL), $8 FROM payable AS y RETURNING 1)"
     " SELECT (SELECT pg_catalog.count(*) FROM creator AS c WHERE c.unpaid > 0), (SELECT pg_catalog.count(*) FROM payable),"
-    "  (SELECT pg_catalog.min(y.payout_id) FROM payable AS y)";
+    "  (SELECT pg_catalog.min(y.payout_id) FROM payable AS y),"
+    "  (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM payout)"
+    "  OR (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM event)"
+    "  OR (SELECT COALESCE(pg_catalog.sum(pg_catalog.cardinality(y.ids)), 0) FROM payable AS y)"
+    "   OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item)";
 
 static const char completed_sql[] =
     "INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", \"createdAt\")"
@@ -152,6 +155,7 @@ pay_creators(const PayoutRules *rules, const char *first, const char *last)
     Oid types[PAY_PARAMETERS];
     Datum values[PAY_PARAMETERS];
     char nulls[PAY_PARAMETERS];
+    bool is_null;
 
     payout_rule_parameters(rules, first, last, types, values, nulls);
     for (int i = RULE_PARAMETERS; i < PAY_PARAMETERS; i++) {
@@ -161,107 +165,37 @@ pay_creators(const PayoutRules *rules, const char *first, const char *last)
     values[RULE_PARAMETERS] = TimestampGetDatum(rules->now);
     values[RULE_PARAMETERS + 1] = TimestampGetDatum(payout_now());
     (void) spi_run(payout_sql(pay_sql), PAY_PARAMETERS, types, values, nulls, false, 0);
+    if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &is_null)))
+        ereport(ERROR,
+                (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+                 errmsg("a payout, its items or its event could not be written"),
+                 errdetail("A trigger or rule of the tables kept a row from being written.")));
 }
 
-/* Pays creators in a transaction of their own; counts them once it is committed. */
+/* Pays creators in a transaction of their own; counts them once it is committed. A PayoutStep. */
 static void
-pay_in_transaction(Calculation *calculation, char **ids, int count)
+pay_in_transaction(void *state, char **ids, int count)
 {
+    Calculation *calculation = state;
     int64 considered;
     int64 created;
     RunAs saved;
 
+    if (!calculation->locked)
+        lock_for_session(calculation);
+    calculation->locked = false;        /* if it fails: an abort releases the session's locks too */
     begin_step(calculation, "calculating payouts", &saved);
-    pay_creators(&calculation->rules, ids[0], ids[count - 1]);
+    if (count > 0)
+        pay_creators(&calculation->rules, ids[0], ids[count - 1]);
+    else
+        pay_creators(&calculation->rules, "1", "0");    /* a range that no id is in */
     considered = spi_int64(0, 1);
     created = spi_int64(0, 2);
     run_as_end(&saved);
     xact_commit();
+    calculation->locked = true;
     calculation->created += created;
     calculation->skipped += considered - created;
-}
-
-/* The same, but an error is caught, its transaction undone, and returned (in the batch's memory); NULL when there was none. */
-static ErrorData *
-attempt_to_pay(Calculation *calculation, char **ids, int count)
-{
-    ErrorData *volatile error = NULL;
-
-    PG_TRY();
-    {
-        pay_in_transaction(calculation, ids, count);
-    }
-    PG_CATCH();
-    {
-        MemoryContextSwitchTo(calculation->batch);
-        error = CopyErrorData();
-        FlushErrorState();
-        xact_abort();
-        calculation->locked = false;
-    }
-    PG_END_TRY();
-    MemoryContextSwitchTo(calculation->batch);
-    return error;
-}
-
-/*
- * Whether an error may be due to the data of one creator: a value, a constraint, a trigger's exception. Not so: connections, privileges,
- * definitions, resources, cancellation, the system, and conflicts with other transactions.
- */
-static bool
-is_about_a_creator(int sqlstate)
-{
-    static const char others[][3] = {"08", "0A", "0B", "25", "26", "28", "3D", "3F", "40", "42", "53", "57", "58", "72",
-                                     "F0", "HV", "XX"};
-    const char *code = unpack_sql_state(sqlstate);
-
-    if (sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_OBJECT_IN_USE)
-        return false;
-    for (int i = 0; i < lengthof(others); i++) {
-        if (strncmp(code, others[i], 2) == 0)
-            return false;
-    }
-    return true;
-}
-
-/* Pays a range of creators; when that fails, each half of it; when it is one creator, reports that. */
-static void
-pay_or_divide(Calculation *calculation, char **ids, int count)
-{
-    ErrorData *error;
-    bool is_conflict;
-
-    for (int attempt = 1;; attempt++) {
-        error = attempt_to_pay(calculation, ids, count);
-        if (error == NULL)
-            return;
-        is_conflict = error->sqlerrcode == ERRCODE_T_R_SERIALIZATION_FAILURE ||
-                      error->sqlerrcode == ERRCODE_T_R_DEADLOCK_DETECTED;
-        if (!is_about_a_creator(error->sqlerrcode) && (!is_conflict || attempt == CONFLICT_ATTEMPTS))
-            ReThrowError(error);
-        /* What others may have paid meanwhile is seen by the next statement. */
-        lock_for_session(calculation);
-        MemoryContextSwitchTo(calculation->batch);
-        if (!is_conflict)
-            break;
-        FreeErrorData(error);
-        CHECK_FOR_INTERRUPTS();
-    }
-
-    if (count == 1) {
-        calculation->errors++;
-        ereport(WARNING,
-                (errcode(error->sqlerrcode),
-                 errmsg("could not calculate the payout of creator \"%s\": %s", ids[0], error->message),
-                 errdetail_log("SQLSTATE %s", unpack_sql_state(error->sqlerrcode)),
-                 errhidestmt(true), errhidecontext(true)));
-        FreeErrorData(error);
-        return;
-    }
-    FreeErrorData(error);
-    CHECK_FOR_INTERRUPTS();
-    pay_or_divide(calculation, ids, count / 2);
-    pay_or_divide(calculation, ids + count / 2, count - count / 2);
 }
 
 /* The ids of the next creators, in the batch's memory; their number in *count. */
@@ -292,6 +226,13 @@ next_creators(Calculation *calculation, int *count)
 static void
 pay_everybody(Calculation *calculation)
 {
+    PayoutWork work = {
+        .step = pay_in_transaction,
+        .state = calculation,
+        .memory = calculation->batch,
+        .failure = "could not calculate the payout of creator",
+    };
+
     while (!job_should_stop(calculation->run)) {
         int count;
         char **ids = next_creators(calculation, &count);
@@ -299,7 +240,7 @@ pay_everybody(Calculation *calculation)
         if (count == 0)
             break;
         MemoryContextSwitchTo(calculation->batch);
-        pay_or_divide(calculation, ids, count);
+        calculation->errors += payout_divide(&work, ids, count);
         if (calculation->last_id != NULL)
             pfree(calculation->last_id);
         calculation->last_id = MemoryContextStrdup(calculation->run->context, ids[count - 1]);

@@ -78,4 +78,21 @@ typedef struct Eligibility {
 /* Looks at one creator, as run_as'ed. ERROR P0002 when there is no such creator. */
 void payout_eligibility(const PayoutRules *rules, const char *creator_id, Eligibility *result);
 
+/*
+ * Work on many rows that are named by ids (divide.c). The step does it for some of them, in a transaction of its own; with a count of 0 it does
+ * the same statements for no row, which shows whether an error concerns all.
+ */
+typedef struct PayoutWork {
+    void (*step)(void *state, char **ids, int count);
+    void *state;
+    MemoryContext memory;       /* for errors; emptied by the caller */
+    const char *failure;        /* what is logged before the id and the message: "could not ..." */
+} PayoutWork;
+
+/*
+ * Does the work for all ids but those with which it fails: these are logged as a WARNING each. Returns the number of these. An
+ * error that concerns all is raised.
+ */
+int payout_divide(const PayoutWork *work, char **ids, int count);
+
 #endif
