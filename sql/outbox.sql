@@ -83,6 +83,27 @@ SELECT apapacho_outbox_retry_failed();
 SELECT figures(apapacho_outbox_process()) - 'errors' AS fails_again;
 SELECT id, "retryCount" FROM apapacho_outbox_events();
 
+-- an outcome that a trigger refuses: that event is put off, the others are done with
+:console;
+TRUNCATE "OutboxEvent";
+DELETE FROM apapacho_jobs.outbox_retry;
+INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload)
+    SELECT 'r' || n, 'R', n::text, 'x', '{}' FROM generate_series(1, 11) n;
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.id = 'r7' THEN RAISE EXCEPTION 'not this one'; END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER refuse BEFORE UPDATE ON "OutboxEvent" FOR EACH ROW EXECUTE FUNCTION refuse();
+SELECT figures(apapacho_outbox_process()) AS figures;
+SELECT string_agg(id, ' ') FROM "OutboxEvent" WHERE "publishedAt" IS NULL;
+SELECT figures(apapacho_outbox_process()) AS put_off;
+DROP TRIGGER refuse ON "OutboxEvent";
+DROP FUNCTION refuse();
+SELECT apapacho_outbox_retry_failed();
+SELECT figures(apapacho_outbox_process()) AS figures;
+:webhook;
+
 -- texts that no header may carry
 TRUNCATE "OutboxEvent";
 INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload) VALUES ('long', '', '', repeat('x', 5000), '{}');

@@ -71,17 +71,39 @@ outbox_plan_by_index(void)
     return level;
 }
 
+/* Whether an error says that a text cannot be had in the wire's form, and nothing about the server. */
+static bool
+is_about_text(int sqlstate)
+{
+    return sqlstate == ERRCODE_PROGRAM_LIMIT_EXCEEDED || sqlstate == ERRCODE_UNTRANSLATABLE_CHARACTER ||
+           sqlstate == ERRCODE_CHARACTER_NOT_IN_REPERTOIRE;
+}
+
 /* The text in UTF-8; the same pointer when it is that already. NULL when it cannot be had. */
 static const char *
 to_utf8(const char *text)
 {
+    MemoryContext context = CurrentMemoryContext;
+    const char *volatile result = NULL;
     size_t length = strlen(text);
 
     if (GetDatabaseEncoding() == PG_UTF8)
         return text;
     if (GetDatabaseEncoding() == PG_SQL_ASCII)
         return pg_verify_mbstr(PG_UTF8, text, length, true) ? text : NULL;
-    return pg_server_to_any(text, length, PG_UTF8);
+    PG_TRY();
+    {
+        result = pg_server_to_any(text, length, PG_UTF8);
+    }
+    PG_CATCH();
+    {
+        if (!is_about_text(geterrcode()))
+            PG_RE_THROW();
+        MemoryContextSwitchTo(context);
+        FlushErrorState();
+    }
+    PG_END_TRY();
+    return result;
 }
 
 /* 2025-12-27T18:00:00.000Z, as the backend's Date.toISOString() writes it; NULL for infinity and the like. */
@@ -97,23 +119,40 @@ iso_time(Timestamp time)
                     tm.tm_sec, (int)(fraction / 1000));
 }
 
+/* The payload's text, NULL when it is longer than any text can be. One such event must not stop all others. */
 static char *
 payload_text(HeapTuple row, TupleDesc columns)
 {
+    MemoryContext context = CurrentMemoryContext;
+    StringInfoData text;
+    volatile bool fits = true;
+    Jsonb *payload;
     bool is_null;
     Datum value = SPI_getbinval(row, columns, COL_PAYLOAD, &is_null);
-    Jsonb *payload;
-    char *text;
 
     if (is_null)
         return pstrdup("null");
-    if (SPI_gettypeid(columns, COL_PAYLOAD) != JSONBOID)
-        return SPI_getvalue(row, columns, COL_PAYLOAD);
-    payload = DatumGetJsonbP(value);
-    text = JsonbToCString(NULL, &payload->root, VARSIZE(payload));
+    payload = DatumGetJsonbP(value); /* whatever fails from here on is computation: there is nothing to clean up */
+    initStringInfo(&text);
+    PG_TRY();
+    {
+        (void)JsonbToCString(&text, &payload->root, VARSIZE(payload));
+    }
+    PG_CATCH();
+    {
+        if (!is_about_text(geterrcode()))
+            PG_RE_THROW();
+        MemoryContextSwitchTo(context);
+        FlushErrorState();
+        fits = false;
+    }
+    PG_END_TRY();
     if ((Pointer)payload != DatumGetPointer(value))
         pfree(payload);
-    return text;
+    if (fits)
+        return text.data;
+    pfree(text.data);
+    return NULL;
 }
 
 static char *
@@ -148,12 +187,13 @@ read_event(OutboxEvent *event, HeapTuple row, TupleDesc columns)
     message->type = to_utf8(event->type);
     message->aggregate_type = to_utf8(event->aggregate_type);
     message->aggregate_id = to_utf8(event->aggregate_id);
-    message->payload = to_utf8(payload);
+    message->payload = payload != NULL ? to_utf8(payload) : NULL;
     message->occurred_at = iso_time(event->created_at);
     if (message->id == NULL || message->type == NULL || message->aggregate_type == NULL ||
         message->aggregate_id == NULL || message->payload == NULL)
-        event->problem = "the event's text is not valid UTF-8";
-    return strlen(payload) + strlen(event->id) + strlen(event->aggregate_type) + strlen(event->aggregate_id) +
+        event->problem = payload == NULL ? "the event's payload is too long"
+                                         : "the event's text cannot be converted to UTF-8";
+    return (payload != NULL ? strlen(payload) : 0) + strlen(event->id) + strlen(event->aggregate_type) + strlen(event->aggregate_id) +
            strlen(event->type);
 }
 

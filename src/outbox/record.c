@@ -26,6 +26,12 @@
 /* How long the last record of a run that is being cancelled may wait for a lock: nothing may hold up a shutdown. */
 #define LAST_LOCK_TIMEOUT "500ms"
 
+/* For a record that runs into deadlocks with other sessions. */
+#define CONFLICT_ATTEMPTS 3
+
+/* An event whose outcome cannot be written waits as if it had failed so often (and once more). */
+#define REFUSED_ATTEMPTS 2
+
 /*
  * By the row's place, which is cheaper than by its id; the id, kept from the planner's sight, makes sure that it is not
  * another row by now.
@@ -260,29 +266,98 @@ write_outcomes(OutboxBatch *batch, const char *lock_timeout)
     batch->finished_count = 0;
 }
 
-void
-outbox_record(OutboxBatch *batch)
+/* Puts an event whose outcome the table refuses off, so that it is not sent again at once and for ever. */
+static void
+put_off(OutboxBatch *batch)
 {
-    if (batch->finished_count == 0)
-        return;
+    OutboxEvent *event = &batch->events[batch->finished[0]];
+
+    if (event->state == OUTBOX_DELIVERED) {
+        batch->delivered_count--;
+        batch->failed_count++;
+    }
+    event->state = OUTBOX_FAILED;
+    event->is_final = false;
+    event->error = MemoryContextStrdup(batch->context, "its outcome could not be recorded");
+    event->retry_count = Max(event->retry_count, REFUSED_ATTEMPTS);
+    xact_begin("apapacho_jobs: putting an outbox event off");
+    record_retries(batch);
+    xact_commit();
+    batch->finished_count = 0;
+}
+
+/* Writes the noted outcomes; the error, in the batch's memory, with its transaction undone; NULL when there was none. */
+static ErrorData *
+attempt_to_write(OutboxBatch *batch)
+{
+    ErrorData *volatile error = NULL;
+
     PG_TRY();
     {
         write_outcomes(batch, NULL);
     }
     PG_CATCH();
     {
-        ErrorData *error;
-
-        if (geterrcode() != ERRCODE_QUERY_CANCELED)
-            PG_RE_THROW();
         MemoryContextSwitchTo(batch->context);
         error = CopyErrorData();
         FlushErrorState();
         xact_abort();
-        write_outcomes(batch, LAST_LOCK_TIMEOUT);
-        ReThrowError(error);
     }
     PG_END_TRY();
+    return error;
+}
+
+/* Whether an error may be due to one event: what a trigger or a constraint of the user's makes of it. */
+static bool
+is_about_an_event(int sqlstate)
+{
+    int class = ERRCODE_TO_CATEGORY(sqlstate);
+
+    return class == ERRCODE_TO_CATEGORY(ERRCODE_DATA_EXCEPTION) ||
+           class == ERRCODE_TO_CATEGORY(ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION) ||
+           class == ERRCODE_TO_CATEGORY(ERRCODE_TRIGGERED_ACTION_EXCEPTION) ||
+           class == ERRCODE_TO_CATEGORY(ERRCODE_PLPGSQL_ERROR) ||
+           class == ERRCODE_TO_CATEGORY(ERRCODE_PROGRAM_LIMIT_EXCEEDED);
+}
+
+void
+outbox_record(OutboxBatch *batch)
+{
+    int *finished = batch->finished;
+    int count = batch->finished_count;
+    ErrorData *error = NULL;
+
+    if (count == 0)
+        return;
+    for (int attempt = 1; attempt <= CONFLICT_ATTEMPTS; attempt++) {
+        error = attempt_to_write(batch);
+        if (error == NULL)
+            return;
+        if (error->sqlerrcode == ERRCODE_QUERY_CANCELED) {
+            write_outcomes(batch, LAST_LOCK_TIMEOUT);
+            ReThrowError(error);
+        }
+        if (error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED &&
+            error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE)
+            break;
+    }
+    if (!is_about_an_event(error->sqlerrcode))
+        ReThrowError(error);
+    if (count == 1) {
+        ereport(WARNING, (errcode(error->sqlerrcode),
+                          errmsg("the outcome of outbox event \"%s\" could not be recorded: %s",
+                                 outbox_printable(batch->events[finished[0]].id), error->message),
+                          errhint("The event will be sent again.")));
+        put_off(batch);
+        return;
+    }
+    FreeErrorData(error);
+    batch->finished_count = count / 2;
+    outbox_record(batch);
+    batch->finished = finished + count / 2;
+    batch->finished_count = count - count / 2;
+    outbox_record(batch);
+    batch->finished = finished;
 }
 
 void

@@ -262,7 +262,11 @@ report_completion(const Calculation *calculation)
     values[1] = Int64GetDatum(calculation->created);
     values[2] = Int64GetDatum(calculation->skipped);
     values[3] = Int64GetDatum(calculation->errors);
-    (void) spi_run(payout_sql(completed_sql), 4, types, values, NULL, false, 0);
+    if (spi_run(payout_sql(completed_sql), 4, types, values, NULL, false, 0) != 1)
+        ereport(ERROR,
+                (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+                 errmsg("the event of the completed calculation could not be written"),
+                 errdetail("A trigger or rule of the table kept the row from being written.")));
     run_as_end(&saved);
     xact_commit();
     ereport(LOG,
@@ -289,7 +293,8 @@ payout_calculate_run(JobRun *run)
         run_as_end(&saved);
         xact_commit();
         pay_everybody(calculation);
-        report_completion(calculation);
+        if (!job_was_stopped())
+            report_completion(calculation);
     }
     PG_FINALLY();
     {

@@ -36,7 +36,7 @@ PG_FUNCTION_INFO_V1(apapacho_payout_preview);
  * walk through all payouts for each transaction.
  */
 static const char unpaid_sql[] =
-    "t.\"status\" = 'SUCCEEDED'::{TransactionStatus} AND NOT EXISTS"
+    "t.\"status\"::text = 'SUCCEEDED' AND NOT EXISTS"
     " (SELECT FROM {PayoutItem} AS i WHERE i.\"transactionId\" = t.\"id\""
     "  AND (SELECT p.\"status\" FROM {Payout} AS p WHERE p.\"id\" = i.\"payoutId\")"
     "   IN ('CALCULATED'::{PayoutStatus}, 'PENDING'::{PayoutStatus}, 'SENT'::{PayoutStatus}) OFFSET 0)";
@@ -175,6 +175,7 @@ payout_run_as(RunAs *saved)
         {"enable_hashjoin", "off"},
         {"enable_mergejoin", "off"},
         {"enable_seqscan", "off"},
+        {"enable_bitmapscan", "off"},
         {"enable_indexonlyscan", "off"},        /* would read all of ("payoutId", "transactionId") for one transaction */
         {"jit", "off"},
         {"max_parallel_workers_per_gather", "0"},

@@ -83,7 +83,6 @@ begin_change(FunctionCallInfo fcinfo, const char *detail_name, Change *change)
     change->caller = CurrentMemoryContext;
     change->payout_id = payout_text_argument(fcinfo, 0, "payout_id");
     change->detail = payout_text_argument(fcinfo, 1, detail_name);
-    change->now = payout_now();
     payout_connect_spi();
     payout_run_as(&change->saved);
     value = CStringGetTextDatum(change->payout_id);
@@ -95,6 +94,9 @@ begin_change(FunctionCallInfo fcinfo, const char *detail_name, Change *change)
     change->status = spi_text(0, 1);
     change->retry_count = (int32) spi_int64(0, 2);
     change->transfer_id = spi_text(0, 3);
+    /* The clock, once the row is locked: a long statement must not date its change, and the event, before an earlier one. */
+    change->now = GetCurrentTimestamp();
+    change->now -= change->now % 1000;
 }
 
 /* Only a payout that is on its way can change: ERROR when it has come to an end. */

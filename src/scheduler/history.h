@@ -15,7 +15,7 @@
 #define STATUS_SUCCEEDED "succeeded"
 #define STATUS_FAILED "failed"              /* the job raised an error */
 #define STATUS_CANCELLED "cancelled"        /* pg_cancel_backend() */
-#define STATUS_INTERRUPTED "interrupted"    /* the server's shutdown, pg_terminate_backend(), DROP DATABASE */
+#define STATUS_INTERRUPTED "interrupted"    /* shutdown, pg_terminate_backend(), DROP DATABASE, enabled = off */
 #define STATUS_CRASHED "crashed"            /* the run's process ended without a word */
 #define STATUS_SKIPPED "skipped"            /* the job's previous run was still at work */
 #define STATUS_NO_WORKER "no_worker"        /* no background worker was free */

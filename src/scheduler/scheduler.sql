@@ -26,7 +26,7 @@ COMMENT ON COLUMN apapacho_jobs.run.trigger IS
     'schedule, manual (apapacho_run_job), or recovery: goes on with a run that a crash or a shutdown cut off';
 COMMENT ON COLUMN apapacho_jobs.run.requested_by IS 'role that ran the job by hand';
 COMMENT ON COLUMN apapacho_jobs.run.status IS
-    'running; succeeded; failed (the job raised an error); cancelled (pg_cancel_backend); interrupted (shutdown, pg_terminate_backend); '
+    'running; succeeded; failed (the job raised an error); cancelled (pg_cancel_backend); interrupted (shutdown, pg_terminate_backend, enabled = off); '
     'crashed (the process ended without reporting); skipped (the previous run was still at work); no_worker (no background worker was free)';
 COMMENT ON COLUMN apapacho_jobs.run.result IS 'the job''s figures';
 

@@ -159,8 +159,11 @@ do_run(int slot, RunOutcome *outcome)
         started = true;
         job_run.id = run->id;
         MemoryContextSwitchTo(context);
+        job_begin();
         result = job_definitions[run->job].function(&job_run);
-        copy_text(outcome->status, sizeof(outcome->status), STATUS_SUCCEEDED);
+        copy_text(outcome->status, sizeof(outcome->status), job_was_stopped() ? STATUS_INTERRUPTED : STATUS_SUCCEEDED);
+        if (job_was_stopped())
+            message = "the jobs were switched off during the run";
         if (strlen(result) < sizeof(outcome->result))
             copy_text(outcome->result, sizeof(outcome->result), result);
     }

@@ -14,6 +14,8 @@
 #include "server/job.h"
 #include "server/settings.h"
 
+static bool stopped = false;    /* the run of this process has been told to end early */
+
 JobId
 job_by_name(const char *name)
 {
@@ -43,7 +45,21 @@ job_should_stop(const JobRun *run)
         ConfigReloadPending = false;
         ProcessConfigFile(PGC_SIGHUP);
     }
-    return run->trigger != JOB_TRIGGER_MANUAL && !setting_enabled;
+    if (run->trigger != JOB_TRIGGER_MANUAL && !setting_enabled)
+        stopped = true;
+    return stopped;
+}
+
+bool
+job_was_stopped(void)
+{
+    return stopped;
+}
+
+void
+job_begin(void)
+{
+    stopped = false;
 }
 
 int64

@@ -57,6 +57,13 @@ JobId job_by_name(const char *name);
  */
 bool job_should_stop(const JobRun *run);
 
+/*
+ * Whether job_should_stop() has told this run to end early: it is recorded as interrupted and taken up when the jobs are switched on
+ * again. job_begin() is the worker's, before each run.
+ */
+bool job_was_stopped(void);
+void job_begin(void);
+
 /* An integer argument of the run, or `otherwise` when it is not given. */
 int64 job_argument_int(const JobRun *run, const char *key, int64 otherwise);
 

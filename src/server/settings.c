@@ -66,7 +66,15 @@ setting_cron_text(JobId job)
 pg_tz *
 setting_timezone(void)
 {
-    return timezone_setting != NULL ? timezone_setting : session_timezone;
+    const char *name;
+    pg_tz *zone = timezone_setting;
+
+    if (zone == NULL) {
+        /* not what the session has SET: days of hold must not depend on who looks */
+        name = GetConfigOptionResetString("TimeZone");
+        zone = name != NULL ? pg_tzset(name) : NULL;
+    }
+    return zone != NULL ? zone : session_timezone;
 }
 
 bool

@@ -22,6 +22,9 @@ PG_FUNCTION_INFO_V1(apapacho_in_worker);
 /* Whether the transaction is one of ours (a worker's), in which nobody else has queued a deferred trigger. */
 static bool own_transaction = false;
 
+/* Whether it is between the run_as() and run_as_end() of the job itself: those of functions that users' triggers call are inside. */
+static bool in_role = false;
+
 void
 xact_begin(const char *activity)
 {
@@ -33,6 +36,7 @@ xact_begin(const char *activity)
         elog(ERROR, "could not connect to SPI");
     PushActiveSnapshot(GetTransactionSnapshot());
     own_transaction = true;
+    in_role = false;
     pgstat_report_activity(STATE_RUNNING, activity);
 }
 
@@ -42,7 +46,7 @@ xact_commit(void)
     SPI_finish();
     PopActiveSnapshot();
     CommitTransactionCommand();
-    own_transaction = false;
+    own_transaction = in_role = false;
     if (session_terminating) {
         /* the wait for a synchronous standby, or a trigger's exception handler, may have swallowed the cancellation */
         QueryCancelPending = true;
@@ -57,7 +61,7 @@ xact_abort(void)
 {
     HOLD_INTERRUPTS();
     AbortCurrentTransaction();      /* closes SPI and drops the snapshots too */
-    own_transaction = false;
+    own_transaction = in_role = false;
     pgstat_report_stat(true);
     pgstat_report_activity(STATE_IDLE, NULL);
     RESUME_INTERRUPTS();
@@ -68,6 +72,9 @@ run_as(RunAs *saved, Oid role)
 {
     GetUserIdAndSecContext(&saved->user, &saved->security_context);
     SetUserIdAndSecContext(role, saved->security_context | SECURITY_LOCAL_USERID_CHANGE);
+    saved->is_outermost = own_transaction && !in_role;
+    if (saved->is_outermost)
+        in_role = true;
     saved->guc_level = NewGUCNestLevel();
     (void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
                              GUC_ACTION_SAVE, true, 0, false);
@@ -78,7 +85,7 @@ run_as(RunAs *saved, Oid role)
 void
 run_as_end(const RunAs *saved)
 {
-    if (own_transaction) {
+    if (saved->is_outermost) {
         Oid role;
         int security_context;
 
@@ -92,6 +99,7 @@ run_as_end(const RunAs *saved)
         SetUserIdAndSecContext(role, security_context | SECURITY_RESTRICTED_OPERATION);
         if (SPI_execute("SET CONSTRAINTS ALL IMMEDIATE", false, 0) < 0)
             elog(ERROR, "could not fire the deferred triggers");
+        in_role = false;
     }
     AtEOXact_GUC(false, saved->guc_level);
     SetUserIdAndSecContext(saved->user, saved->security_context);

@@ -29,6 +29,7 @@ typedef struct RunAs {
     Oid user;
     int security_context;
     int guc_level;
+    bool is_outermost;      /* of a worker's transaction: what the role leaves behind is dealt with at its end */
 } RunAs;
 
 /* From here to run_as_end(), SQL runs as `role` with search_path = pg_catalog, pg_temp. For workers and for SQL functions alike. */

@@ -272,7 +272,9 @@ delivery_engine_submit(DeliveryEngine *engine, DeliveryRequest *request, char *e
         snprintf(error, error_size, "libcurl does not take the request: %s", curl_multi_strerror(code));
         transfer->body = NULL;
         request->body = body;
+        list_remove(&engine->idle, transfer); /* transfer_close() clears the links too */
         transfer_close(transfer);
+        list_append(&engine->idle, transfer);
         return false;
     }
     transfer->started_ms = now_ms();

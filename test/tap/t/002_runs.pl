@@ -160,6 +160,21 @@ subtest 'so does one whose run is queued behind a run that needs the lock' => su
     is(answer_of($other)->{status}, 'succeeded', 'the run goes on');
 };
 
+subtest 'jobs switched off during a scheduled run: it ends early, and is taken up when they are on again' => sub {
+    $node->ask(q{SELECT apapacho_outbox_emit('A', 'a', 'E')});
+    my $before = $node->ask('SELECT coalesce(max(id), 0) FROM apapacho_jobs.run');
+    my $session = $node->hold('OutboxEvent');
+    $node->reconfigure('apapacho_jobs.outbox_cron' => '1 seconds');
+    $node->wait_for_blocked_worker('outbox');
+    $node->reconfigure('apapacho_jobs.outbox_cron' => '', 'apapacho_jobs.enabled' => 'off');
+    $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs scheduler'}, 'no scheduler is left');
+    $node->let_go($session);
+    my $id = $node->wait_for_run("id > $before AND status = 'interrupted'");
+    is(run_row('trigger, error', $id), 'schedule|the jobs were switched off during the run', 'the history says why');
+    $node->reconfigure('apapacho_jobs.enabled' => 'on');
+    ok($node->wait_for_run("id > $id AND trigger = 'recovery' AND status = 'succeeded'"), 'the run goes on');
+};
+
 subtest 'a scheduled run is skipped and recorded while one is at work' => sub {
     my $session = $node->hold('OutboxEvent');
     my $id = $node->run_job('outbox', wait => 0)->{runId};

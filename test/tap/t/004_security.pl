@@ -213,9 +213,10 @@ subtest 'so do the functions, whoever calls them' => sub {
 
 # A database with the spy, and nothing that ran as somebody else when a job has been run in it.
 sub create_spied_database {
-    my ($name, $sql) = @_;
+    my ($name, $sql, $grants) = @_;
 
     $node->create_database($name);
+    $node->ask($grants, database => $name) if $grants;
     $node->ask("GRANT CREATE ON SCHEMA public TO app; GRANT CREATE ON DATABASE $name TO app;
         GRANT EXECUTE ON FUNCTION apapacho_create_tables() TO app", database => $name);
     $node->ask("$spy; $sql; TRUNCATE spy.seen", role => 'app', database => $name);
@@ -252,6 +253,25 @@ subtest 'a trigger cannot put itself off to a time when somebody else commits' =
             FOR EACH ROW EXECUTE FUNCTION spy.put_off()});
     $node->error_of(q{SELECT apapacho_run_job('outbox')}, database => 'later');
     check_nobody_else('later');
+};
+
+subtest 'a trigger may call our functions: inside of a job they leave its transaction alone' => sub {
+    create_spied_database('nested', q{
+        SELECT FROM apapacho_create_tables();
+        INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload) VALUES ('e1', 'A', 'a', 'E', '{}');
+        CREATE FUNCTION spy.call() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            PERFORM spy.look('call'), public.apapacho_outbox_stats();
+            PERFORM FROM public.apapacho_outbox_events('all');
+            RETURN NULL;
+        END $$;
+        CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON "OutboxEvent" INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION spy.trigger();
+        CREATE TRIGGER call AFTER UPDATE ON "OutboxEvent" EXECUTE FUNCTION spy.call()},
+        q{GRANT EXECUTE ON FUNCTION apapacho_outbox_stats(), apapacho_outbox_events(text, integer, integer) TO app});
+    is($node->error_of(q{SELECT apapacho_run_job('outbox')}, database => 'nested'), '', 'the job succeeds');
+    is($node->ask(q{SELECT string_agg(DISTINCT place, ' ' ORDER BY place) FROM spy.seen}, database => 'nested'),
+        'call later on OutboxEvent', 'both triggers have run');
+    check_nobody_else('nested');
 };
 
 subtest 'nor can the types of the columns bring code in, or crash the server' => sub {
