@@ -90,6 +90,9 @@ list_remove(TransferList *list, Transfer *transfer)
     *(transfer->next != NULL ? &transfer->next->previous : &list->tail) = transfer->previous;
 }
 
+/* CURLMOPT_QUICK_EXIT, by its number: headers that do not have it may meet a library that does. */
+#define MULTI_QUICK_EXIT ((CURLMoption)21)
+
 /* ---- What curl asks of us ---- */
 
 /* CURLMOPT_SOCKETFUNCTION: keeps the epoll set as curl wants it. */
@@ -153,6 +156,8 @@ open_multi(DeliveryEngine *engine, char *error, size_t error_size)
         curl_multi_cleanup(multi);
         return false;
     }
+    /* Unknown to libraries before the one that looks names up in a pool of threads (8.22 has it), and not needed there. */
+    (void)curl_multi_setopt(multi, MULTI_QUICK_EXIT, 1L);
     engine->multi = multi;
     return true;
 }
