@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# bench.sh: what payouts and publishing cost, beside a reference measured in the same run. Run it as: test/sandbox.sh test/bench/bench.sh
+# bench.sh [publishing] [payouts]: what these cost, beside a reference measured in the same run; both when none is named.
+# Run it as: test/sandbox.sh bash test/bench/bench.sh
 #
 # CREATORS=100000 PER_CREATOR=20 (payouts), EVENTS=20000 IN_FLIGHT=64 (publishing), ROUNDS=3 (of each; the median and the range are
 # printed). The receiver is nginx answering 204 where it is installed, else the tests' receiver. Prints ratios; decides nothing.
@@ -150,6 +151,8 @@ bench_publishing() {
     say "  ours / bare libcurl:                   $(ratio "$(median "${ours[@]}")" "$(median "${reference[@]}")")"
 }
 
+(($# > 0)) || set -- publishing payouts
 start_server
-bench_publishing
-bench_payouts
+for bench in "$@"; do
+    "bench_$bench"
+done
