@@ -191,10 +191,10 @@ read_event(OutboxEvent *event, HeapTuple row, TupleDesc columns)
     message->occurred_at = iso_time(event->created_at);
     if (message->id == NULL || message->type == NULL || message->aggregate_type == NULL ||
         message->aggregate_id == NULL || message->payload == NULL)
-        event->problem = payload == NULL ? "the event's payload is too long"
-                                         : "the event's text cannot be converted to UTF-8";
-    return (payload != NULL ? strlen(payload) : 0) + strlen(event->id) + strlen(event->aggregate_type) + strlen(event->aggregate_id) +
-           strlen(event->type);
+        event->problem =
+            payload == NULL ? "the event's payload is too long" : "the event's text cannot be converted to UTF-8";
+    return (payload != NULL ? strlen(payload) : 0) + strlen(event->id) + strlen(event->aggregate_type) +
+           strlen(event->aggregate_id) + strlen(event->type);
 }
 
 /* Reads the cursor into the batch, whose array has room for limit + TIE_ROWS events. */

@@ -68,9 +68,8 @@ static const char events_sql[] =
     "SELECT e.id, e.\"aggregateType\", e.\"aggregateId\", e.\"eventType\", e.\"retryCount\", e.\"lastError\","
     " e.\"createdAt\", e.\"publishedAt\" FROM %s e WHERE %s ORDER BY %s LIMIT $2 OFFSET $3";
 
-static const char retry_failed_sql[] =
-    "UPDATE %s AS e SET \"retryCount\" = 0, \"lastError\" = NULL"
-    " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" >= $1";
+static const char retry_failed_sql[] = "UPDATE %s AS e SET \"retryCount\" = 0, \"lastError\" = NULL"
+                                       " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" >= $1";
 
 static const char forget_retries_sql[] = "DELETE FROM apapacho_jobs.outbox_retry";
 
@@ -240,8 +239,8 @@ apapacho_outbox_events(PG_FUNCTION_ARGS)
 }
 
 /*
- * apapacho_outbox_retry_failed(): the number of events that are pending again, with all their attempts before them. What waits for a
- * retry is due at once.
+ * apapacho_outbox_retry_failed(): the number of events that are pending again, with all their attempts before them.
+ * What waits for a retry is due at once.
  */
 Datum
 apapacho_outbox_retry_failed(PG_FUNCTION_ARGS)

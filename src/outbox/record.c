@@ -286,7 +286,8 @@ put_off(OutboxBatch *batch)
     batch->finished_count = 0;
 }
 
-/* Writes the noted outcomes; the error, in the batch's memory, with its transaction undone; NULL when there was none. */
+/* Writes the noted outcomes; the error, in the batch's memory, with its transaction undone; NULL when there was none.
+ */
 static ErrorData *
 attempt_to_write(OutboxBatch *batch)
 {

@@ -1,14 +1,15 @@
 /*
  * calculation.c: the job `payout` and apapacho_payout_create(): make payouts of the creators' eligible transactions.
  *
- * The job runs in a background worker: batches of creators in the order of their ids, each one transaction and one statement. When
- * a batch fails its transaction is undone and its halves are tried, down to the creators who cannot be paid. A batch's ids live in
- * a memory context that is emptied after it. apapacho_payout_create() does the same statement for one creator in
- * its caller's transaction.
+ * The job runs in a background worker: batches of creators in the order of their ids, each one transaction and one
+ * statement. When a batch fails its transaction is undone and its halves are tried, down to the creators who cannot be
+ * paid. A batch's ids live in a memory context that is emptied after it. apapacho_payout_create() does the same
+ * statement for one creator in its caller's transaction.
  *
- * Locks: one calculation at a time in a database, by a heavyweight lock that belongs to the session (job) or to the transaction (function,
- * whose payout nobody else can see before it commits). The statement locks the transactions that it pays FOR SHARE: a
- * refund that comes at the same time is either seen and left out, or waits for the end of the batch.
+ * Locks: one calculation at a time in a database, by a heavyweight lock that belongs to the session (job) or to the
+ * transaction (function, whose payout nobody else can see before it commits). The statement locks the transactions that
+ * it pays FOR SHARE: a refund that comes at the same time is either seen and left out, or waits for the end of the
+ * batch.
  */
 #include "postgres.h"
 
@@ -39,10 +40,10 @@ PG_FUNCTION_INFO_V1(apapacho_payout_create);
 typedef struct Calculation {
     JobRun *run;
     LOCKTAG lock;
-    bool locked;            /* whether we hold it; the end of a failed transaction takes it away */
+    bool locked; /* whether we hold it; the end of a failed transaction takes it away */
     PayoutRules rules;
-    MemoryContext batch;    /* of the ids at hand; emptied between batches */
-    char *last_id;          /* of the batch before, in run->context; NULL at first */
+    MemoryContext batch; /* of the ids at hand; emptied between batches */
+    char *last_id;       /* of the batch before, in run->context; NULL at first */
     int64 created;
     int64 skipped;
     int64 errors;
@@ -52,8 +53,9 @@ static const char next_creators_sql[] =
     "SELECT c.\"id\" FROM {Creator} AS c WHERE $1 IS NULL OR c.\"id\" > $1 ORDER BY c.\"id\" LIMIT $2";
 
 /*
- * Pays a range of creators. $1 to $6: the rules ({creators}), $7 the end of the period, $8 now. The creators who will be paid are decided
- * on first, so that nobody else's transactions are locked; what is locked is then summed up again, for some of it may have changed.
+ * Pays a range of creators. $1 to $6: the rules ({creators}), $7 the end of the period, $8 now. The creators who will
+ * be paid are decided on first, so that nobody else's transactions are locked; what is locked is then summed up again,
+ * for some of it may have changed.
  */
 static const char pay_sql[] =
     "WITH creator AS MATERIALIZED ({creators}),"
@@ -80,27 +82,36 @@ static const char pay_sql[] =
     "  FROM payable AS y CROSS JOIN LATERAL"
     "   ROWS FROM (pg_catalog.unnest(y.ids), pg_catalog.unnest(y.amounts)) AS u (id, amount) RETURNING 1),"
     " event AS ("
-    "  INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", \"createdAt\")"
+    "  INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", "
+    "\"createdAt\")"
     "  SELECT y.event_id, 'Payout', y.payout_id, 'PayoutCalculated', pg_catalog.jsonb_build_object("
-    "   'eventId', y.event_id, 'eventType', 'PayoutCalculated', 'occurredAt', " ISO_TIME("$8") ","
-    "   'payout', pg_catalog.jsonb_build_object('id', y.payout_id, 'creatorId', y.creator_id,"
-    "    'periodStart', " ISO_TIME("y.period_start") ", 'periodEnd', " ISO_TIME("$7") ", 'currency', 'CLP',"
-    "    'grossTotal', y.gross, 'platformFeeTotal', y.fee, 'adjustmentsTotal', 0, 'payoutAmount', y.amount),"
-    "   'config', pg_catalog.jsonb_build_object('minPayoutClp', $4, 'holdDays', $5),"
-    "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL), $8 FROM payable AS y RETURNING 1)"
-    " SELECT (SELECT pg_catalog.count(*) FROM creator AS c WHERE c.unpaid > 0), (SELECT pg_catalog.count(*) FROM payable),"
-    "  (SELECT pg_catalog.min(y.payout_id) FROM payable AS y),"
-    "  (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM payout)"
-    "  OR (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM event)"
-    "  OR (SELECT COALESCE(pg_catalog.sum(pg_catalog.cardinality(y.ids)), 0) FROM payable AS y)"
-    "   OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item)";
+    "   'eventId', y.event_id, 'eventType', 'PayoutCalculated', 'occurredAt', " ISO_TIME(
+        "$8") ","
+              "   'payout', pg_catalog.jsonb_build_object('id', y.payout_id, 'creatorId', y.creator_id,"
+              "    'periodStart', " ISO_TIME("y.period_start") ", 'periodEnd', " ISO_TIME(
+                  "$7") ", 'currency', 'CLP',"
+                        "    'grossTotal', y.gross, 'platformFeeTotal', y.fee, 'adjustmentsTotal', 0, 'payoutAmount', "
+                        "y.amount),"
+                        "   'config', pg_catalog.jsonb_build_object('minPayoutClp', $4, 'holdDays', $5),"
+                        "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL), $8 FROM "
+                        "payable AS y RETURNING 1)"
+                        " SELECT (SELECT pg_catalog.count(*) FROM creator AS c WHERE c.unpaid > 0), (SELECT "
+                        "pg_catalog.count(*) FROM payable),"
+                        "  (SELECT pg_catalog.min(y.payout_id) FROM payable AS y),"
+                        "  (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT "
+                        "pg_catalog.count(*) FROM payout)"
+                        "  OR (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT "
+                        "pg_catalog.count(*) FROM event)"
+                        "  OR (SELECT COALESCE(pg_catalog.sum(pg_catalog.cardinality(y.ids)), 0) FROM payable AS y)"
+                        "   OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item)";
 
 static const char completed_sql[] =
     "INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", \"createdAt\")"
     " SELECT e.id, 'System', 'payout-calculation-job', 'PayoutCalculationJobCompleted', pg_catalog.jsonb_build_object("
-    "  'eventId', e.id, 'eventType', 'PayoutCalculationJobCompleted', 'occurredAt', " ISO_TIME("$1") ","
-    "  'result', pg_catalog.jsonb_build_object('created', $2, 'skipped', $3, 'errors', $4)), $1"
-    " FROM (SELECT apapacho_jobs.uuid_v7() AS id) AS e";
+    "  'eventId', e.id, 'eventType', 'PayoutCalculationJobCompleted', 'occurredAt', " ISO_TIME(
+        "$1") ","
+              "  'result', pg_catalog.jsonb_build_object('created', $2, 'skipped', $3, 'errors', $4)), $1"
+              " FROM (SELECT apapacho_jobs.uuid_v7() AS id) AS e";
 
 /* The lock of calculations. It stands for the table "Payout" as it is now. */
 static void
@@ -115,7 +126,7 @@ static void
 find_lock(Calculation *calculation)
 {
     xact_begin("finding the payout tables");
-    (void) user_table_check(TABLE_PAYOUT);
+    (void)user_table_check(TABLE_PAYOUT);
     make_lock_tag(&calculation->lock);
     xact_commit();
 }
@@ -126,7 +137,7 @@ lock_for_session(Calculation *calculation)
 {
     pgstat_report_activity(STATE_RUNNING, "waiting for another payout calculation");
     StartTransactionCommand();
-    (void) LockAcquire(&calculation->lock, ExclusiveLock, true, false);
+    (void)LockAcquire(&calculation->lock, ExclusiveLock, true, false);
     CommitTransactionCommand();
     calculation->locked = true;
     pgstat_report_activity(STATE_IDLE, NULL);
@@ -142,13 +153,13 @@ begin_step(const Calculation *calculation, const char *activity, RunAs *saved)
     payout_run_as(saved);
     make_lock_tag(&tag);
     if (memcmp(&tag, &calculation->lock, sizeof(tag)) != 0)
-        ereport(ERROR,
-                (errcode(ERRCODE_OBJECT_IN_USE),
-                 errmsg("table %s was replaced during the payout calculation", user_table_name(TABLE_PAYOUT)),
-                 errhint("Run the job again.")));
+        ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+                        errmsg("table %s was replaced during the payout calculation", user_table_name(TABLE_PAYOUT)),
+                        errhint("Run the job again.")));
 }
 
-/* Pays a range of creators in the transaction at hand. The result is in SPI_tuptable: creators with unpaid transactions, payouts, an id. */
+/* Pays a range of creators in the transaction at hand. The result is in SPI_tuptable: creators with unpaid
+ * transactions, payouts, an id. */
 static void
 pay_creators(const PayoutRules *rules, const char *first, const char *last)
 {
@@ -164,12 +175,11 @@ pay_creators(const PayoutRules *rules, const char *first, const char *last)
     }
     values[RULE_PARAMETERS] = TimestampGetDatum(rules->now);
     values[RULE_PARAMETERS + 1] = TimestampGetDatum(payout_now());
-    (void) spi_run(payout_sql(pay_sql), PAY_PARAMETERS, types, values, nulls, false, 0);
+    (void)spi_run(payout_sql(pay_sql), PAY_PARAMETERS, types, values, nulls, false, 0);
     if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &is_null)))
-        ereport(ERROR,
-                (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-                 errmsg("a payout, its items or its event could not be written"),
-                 errdetail("A trigger or rule of the tables kept a row from being written.")));
+        ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+                        errmsg("a payout, its items or its event could not be written"),
+                        errdetail("A trigger or rule of the tables kept a row from being written.")));
 }
 
 /* Pays creators in a transaction of their own; counts them once it is committed. A PayoutStep. */
@@ -183,12 +193,12 @@ pay_in_transaction(void *state, char **ids, int count)
 
     if (!calculation->locked)
         lock_for_session(calculation);
-    calculation->locked = false;        /* if it fails: an abort releases the session's locks too */
+    calculation->locked = false; /* if it fails: an abort releases the session's locks too */
     begin_step(calculation, "calculating payouts", &saved);
     if (count > 0)
         pay_creators(&calculation->rules, ids[0], ids[count - 1]);
     else
-        pay_creators(&calculation->rules, "1", "0");    /* a range that no id is in */
+        pay_creators(&calculation->rules, "1", "0"); /* a range that no id is in */
     considered = spi_int64(0, 1);
     created = spi_int64(0, 2);
     run_as_end(&saved);
@@ -203,7 +213,7 @@ static char **
 next_creators(Calculation *calculation, int *count)
 {
     Oid types[] = {TEXTOID, INT4OID};
-    Datum values[2] = {(Datum) 0, Int32GetDatum(setting_payout_batch_size)};
+    Datum values[2] = {(Datum)0, Int32GetDatum(setting_payout_batch_size)};
     char nulls[2] = {'n', ' '};
     char **ids;
     RunAs saved;
@@ -213,7 +223,7 @@ next_creators(Calculation *calculation, int *count)
         values[0] = CStringGetTextDatum(calculation->last_id);
         nulls[0] = ' ';
     }
-    *count = (int) spi_run(payout_sql(next_creators_sql), 2, types, values, nulls, true, 0);
+    *count = (int)spi_run(payout_sql(next_creators_sql), 2, types, values, nulls, true, 0);
     MemoryContextSwitchTo(calculation->batch);
     ids = palloc(sizeof(char *) * Max(*count, 1));
     for (int i = 0; i < *count; i++)
@@ -263,17 +273,15 @@ report_completion(const Calculation *calculation)
     values[2] = Int64GetDatum(calculation->skipped);
     values[3] = Int64GetDatum(calculation->errors);
     if (spi_run(payout_sql(completed_sql), 4, types, values, NULL, false, 0) != 1)
-        ereport(ERROR,
-                (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-                 errmsg("the event of the completed calculation could not be written"),
-                 errdetail("A trigger or rule of the table kept the row from being written.")));
+        ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+                        errmsg("the event of the completed calculation could not be written"),
+                        errdetail("A trigger or rule of the table kept the row from being written.")));
     run_as_end(&saved);
     xact_commit();
-    ereport(LOG,
-            (errmsg_internal("[Job:Payout] Completado - Creados: " INT64_FORMAT ", Omitidos: " INT64_FORMAT
-                             ", Errores: " INT64_FORMAT,
-                             calculation->created, calculation->skipped, calculation->errors),
-             errhidestmt(true), errhidecontext(true)));
+    ereport(LOG, (errmsg_internal("[Job:Payout] Completado - Creados: " INT64_FORMAT ", Omitidos: " INT64_FORMAT
+                                  ", Errores: " INT64_FORMAT,
+                                  calculation->created, calculation->skipped, calculation->errors),
+                  errhidestmt(true), errhidecontext(true)));
 }
 
 char *
@@ -299,7 +307,7 @@ payout_calculate_run(JobRun *run)
     PG_FINALLY();
     {
         if (calculation->locked)
-            (void) LockRelease(&calculation->lock, ExclusiveLock, true);
+            (void)LockRelease(&calculation->lock, ExclusiveLock, true);
     }
     PG_END_TRY();
 
@@ -324,8 +332,7 @@ lock_for_transaction(void)
     make_lock_tag(&tag);
     if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
         ereport(ERROR,
-                (errcode(ERRCODE_OBJECT_IN_USE),
-                 errmsg("another payout calculation is running in this database"),
+                (errcode(ERRCODE_OBJECT_IN_USE), errmsg("another payout calculation is running in this database"),
                  errhint("Try again when it has ended.")));
 }
 

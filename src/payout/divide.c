@@ -1,6 +1,7 @@
 /*
- * divide.c: does work on many rows of the user's so that an error with one of them stops none of the others: a batch that fails is undone,
- * and its halves are tried, down to the ones that cannot be done. No subtransactions: each try is a transaction of its own.
+ * divide.c: does work on many rows of the user's so that an error with one of them stops none of the others: a batch
+ * that fails is undone, and its halves are tried, down to the ones that cannot be done. No subtransactions: each try is
+ * a transaction of its own.
  *
  * Runs in the workers of the jobs `payout` and `retry`.
  */
@@ -12,12 +13,12 @@
 
 #include "payout/internal.h"
 
-#define CONFLICT_ATTEMPTS 3     /* for a batch that runs into deadlocks or serialization failures */
+#define CONFLICT_ATTEMPTS 3 /* for a batch that runs into deadlocks or serialization failures */
 
 typedef enum Blame {
-    BLAME_ONE,          /* a value, a constraint, a trigger's exception: the data of one of them */
-    BLAME_UNCLEAR,      /* privileges, names and types: ours, which concern all, or those of a trigger's code */
-    BLAME_ALL           /* connections, resources, cancellation, the system, conflicts with other transactions */
+    BLAME_ONE,     /* a value, a constraint, a trigger's exception: the data of one of them */
+    BLAME_UNCLEAR, /* privileges, names and types: ours, which concern all, or those of a trigger's code */
+    BLAME_ALL      /* connections, resources, cancellation, the system, conflicts with other transactions */
 } Blame;
 
 static Blame
@@ -27,9 +28,9 @@ blame(int sqlstate)
         const char *class;
         Blame blame;
     } classes[] = {
-        {"08", BLAME_ALL}, {"0A", BLAME_UNCLEAR}, {"0B", BLAME_UNCLEAR}, {"25", BLAME_ALL}, {"26", BLAME_ALL},
-        {"28", BLAME_ALL}, {"3D", BLAME_ALL}, {"3F", BLAME_UNCLEAR}, {"40", BLAME_ALL}, {"42", BLAME_UNCLEAR},
-        {"53", BLAME_ALL}, {"57", BLAME_ALL}, {"58", BLAME_ALL}, {"72", BLAME_ALL}, {"F0", BLAME_ALL},
+        {"08", BLAME_ALL},     {"0A", BLAME_UNCLEAR}, {"0B", BLAME_UNCLEAR}, {"25", BLAME_ALL}, {"26", BLAME_ALL},
+        {"28", BLAME_ALL},     {"3D", BLAME_ALL},     {"3F", BLAME_UNCLEAR}, {"40", BLAME_ALL}, {"42", BLAME_UNCLEAR},
+        {"53", BLAME_ALL},     {"57", BLAME_ALL},     {"58", BLAME_ALL},     {"72", BLAME_ALL}, {"F0", BLAME_ALL},
         {"HV", BLAME_UNCLEAR}, {"XX", BLAME_ALL},
     };
     const char *code = unpack_sql_state(sqlstate);
@@ -43,7 +44,8 @@ blame(int sqlstate)
     return BLAME_ONE;
 }
 
-/* Does the step; an error is caught, its transaction undone, and returned (in the work's memory); NULL when there was none. */
+/* Does the step; an error is caught, its transaction undone, and returned (in the work's memory); NULL when there was
+ * none. */
 static ErrorData *
 attempt(const PayoutWork *work, char **ids, int count)
 {
@@ -99,11 +101,9 @@ payout_divide(const PayoutWork *work, char **ids, int count)
         ReThrowError(error);
 
     if (count == 1) {
-        ereport(WARNING,
-                (errcode(error->sqlerrcode),
-                 errmsg("%s \"%s\": %s", work->failure, ids[0], error->message),
-                 errdetail_log("SQLSTATE %s", unpack_sql_state(error->sqlerrcode)),
-                 errhidestmt(true), errhidecontext(true)));
+        ereport(WARNING, (errcode(error->sqlerrcode), errmsg("%s \"%s\": %s", work->failure, ids[0], error->message),
+                          errdetail_log("SQLSTATE %s", unpack_sql_state(error->sqlerrcode)), errhidestmt(true),
+                          errhidecontext(true)));
         FreeErrorData(error);
         return 1;
     }

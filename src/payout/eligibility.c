@@ -1,9 +1,10 @@
 /*
- * eligibility.c: the rules of payouts: which transactions of a creator are eligible and whether they are paid. The calculation,
- * the preview and the answer for one creator all take their SQL text from here, so that they cannot disagree.
+ * eligibility.c: the rules of payouts: which transactions of a creator are eligible and whether they are paid. The
+ * calculation, the preview and the answer for one creator all take their SQL text from here, so that they cannot
+ * disagree.
  *
- * Runs in workers (calculation) and in the backends of those who call the SQL functions. Locks nothing but the tables, against
- * being altered.
+ * Runs in workers (calculation) and in the backends of those who call the SQL functions. Locks nothing but the tables,
+ * against being altered.
  */
 #include "postgres.h"
 
@@ -32,8 +33,8 @@ PG_FUNCTION_INFO_V1(apapacho_payout_preview);
 #define BIGINT_RANGE "(-9223372036854775808) AND 9223372036854775807"
 
 /*
- * OFFSET 0 and the scalar subquery keep the planner from making a join of this: with statistics from before the run it would
- * walk through all payouts for each transaction.
+ * OFFSET 0 and the scalar subquery keep the planner from making a join of this: with statistics from before the run it
+ * would walk through all payouts for each transaction.
  */
 static const char unpaid_sql[] =
     "t.\"status\"::text = 'SUCCEEDED' AND NOT EXISTS"
@@ -44,7 +45,8 @@ static const char unpaid_sql[] =
 static const char eligible_sql[] = "t.\"currency\" = 'CLP' AND t.\"occurredAt\" <= $3";
 static const char held_sql[] = "t.\"currency\" = 'CLP' AND t.\"occurredAt\" > $3";
 
-/* The aggregates are a subquery for each creator: it can only be computed along the index on ("creatorId", "occurredAt"). */
+/* The aggregates are a subquery for each creator: it can only be computed along the index on ("creatorId",
+ * "occurredAt"). */
 static const char creators_sql[] =
     "SELECT c.\"id\" AS creator_id, f.unpaid, f.eligible, f.gross, f.fee, f.payable, f.held, f.held_amount,"
     " ((f.oldest_held AT TIME ZONE 'UTC' AT TIME ZONE $6) + pg_catalog.make_interval(days => $5))"
@@ -76,10 +78,11 @@ static const char rules_sql[] =
     " FROM {FeeSchedule} AS f WHERE f.\"effectiveFrom\" <= $1 ORDER BY f.\"effectiveFrom\" DESC, f.\"id\" DESC LIMIT 1";
 
 static const char eligibility_sql[] =
-    "SELECT y.reason, y.gross::text, y.fee::text, y.payable::text, y.eligible, y.held, " ISO_TIME("y.next_release_at")
-    " FROM ({creators}) AS y";
+    "SELECT y.reason, y.gross::text, y.fee::text, y.payable::text, y.eligible, y.held, " ISO_TIME(
+        "y.next_release_at") " FROM ({creators}) AS y";
 
-/* An amount that no bigint can hold is null, as is what would be paid of it: the run reports that creator as an error. */
+/* An amount that no bigint can hold is null, as is what would be paid of it: the run reports that creator as an error.
+ */
 static const char preview_sql[] =
     "SELECT y.creator_id, y.reason IS NULL, y.reason, y.eligible,"
     " CASE WHEN y.payable BETWEEN " BIGINT_RANGE " THEN y.payable::bigint END,"
@@ -92,12 +95,8 @@ static const struct {
     const char *name;
     UserTable table;
 } table_names[] = {
-    {"Creator", TABLE_CREATOR},
-    {"FeeSchedule", TABLE_FEE_SCHEDULE},
-    {"OutboxEvent", TABLE_OUTBOX_EVENT},
-    {"Payout", TABLE_PAYOUT},
-    {"PayoutItem", TABLE_PAYOUT_ITEM},
-    {"Transaction", TABLE_TRANSACTION},
+    {"Creator", TABLE_CREATOR}, {"FeeSchedule", TABLE_FEE_SCHEDULE}, {"OutboxEvent", TABLE_OUTBOX_EVENT},
+    {"Payout", TABLE_PAYOUT},   {"PayoutItem", TABLE_PAYOUT_ITEM},   {"Transaction", TABLE_TRANSACTION},
 };
 
 static const struct {
@@ -160,7 +159,7 @@ payout_sql(const char *text)
 Timestamp
 payout_now(void)
 {
-    Timestamp now = GetCurrentStatementStartTimestamp();    /* as UTC: both types count from the same moment */
+    Timestamp now = GetCurrentStatementStartTimestamp(); /* as UTC: both types count from the same moment */
 
     return now - now % 1000;
 }
@@ -176,7 +175,7 @@ payout_run_as(RunAs *saved)
         {"enable_mergejoin", "off"},
         {"enable_seqscan", "off"},
         {"enable_bitmapscan", "off"},
-        {"enable_indexonlyscan", "off"},        /* would read all of ("payoutId", "transactionId") for one transaction */
+        {"enable_indexonlyscan", "off"}, /* would read all of ("payoutId", "transactionId") for one transaction */
         {"jit", "off"},
         {"max_parallel_workers_per_gather", "0"},
     };
@@ -190,8 +189,8 @@ payout_run_as(RunAs *saved)
     }
     run_as(saved, owner);
     for (int i = 0; i < lengthof(planner); i++)
-        (void) set_config_option(planner[i].name, planner[i].value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE,
-                                 true, 0, false);
+        (void)set_config_option(planner[i].name, planner[i].value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                                false);
 }
 
 void
@@ -206,26 +205,25 @@ payout_read_rules(PayoutRules *rules)
     values[0] = TimestampGetDatum(rules->now);
     values[1] = CStringGetTextDatum(rules->zone);
     if (spi_run(payout_sql(rules_sql), 2, types, values, NULL, true, 1) == 0)
-        ereport(ERROR,
-                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                 errmsg("no fee schedule is in force"),
-                 errhint("Insert a row into %s whose \"effectiveFrom\" (UTC) has come.",
-                         user_table_name(TABLE_FEE_SCHEDULE))));
-    rules->hold_days = (int32) spi_int64(0, 1);
+        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE), errmsg("no fee schedule is in force"),
+                        errhint("Insert a row into %s whose \"effectiveFrom\" (UTC) has come.",
+                                user_table_name(TABLE_FEE_SCHEDULE))));
+    rules->hold_days = (int32)spi_int64(0, 1);
     rules->min_payout = spi_int64(0, 2);
     rules->cutoff = DatumGetTimestamp(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &is_null));
 }
 
 void
-payout_rule_parameters(const PayoutRules *rules, const char *first, const char *last, Oid *types, Datum *values, char *nulls)
+payout_rule_parameters(const PayoutRules *rules, const char *first, const char *last, Oid *types, Datum *values,
+                       char *nulls)
 {
     static const Oid parameter_types[RULE_PARAMETERS] = {TEXTOID, TEXTOID, TIMESTAMPOID, INT8OID, INT4OID, TEXTOID};
 
     memcpy(types, parameter_types, sizeof(parameter_types));
     memset(nulls, ' ', RULE_PARAMETERS);
-    values[0] = first != NULL ? CStringGetTextDatum(first) : (Datum) 0;
+    values[0] = first != NULL ? CStringGetTextDatum(first) : (Datum)0;
     nulls[0] = first != NULL ? ' ' : 'n';
-    values[1] = last != NULL ? CStringGetTextDatum(last) : (Datum) 0;
+    values[1] = last != NULL ? CStringGetTextDatum(last) : (Datum)0;
     nulls[1] = last != NULL ? ' ' : 'n';
     values[2] = TimestampGetDatum(rules->cutoff);
     values[3] = Int64GetDatum(rules->min_payout);
@@ -263,10 +261,8 @@ payout_eligibility(const PayoutRules *rules, const char *creator_id, Eligibility
 
     payout_rule_parameters(rules, creator_id, creator_id, types, values, nulls);
     if (spi_run(payout_sql(eligibility_sql), RULE_PARAMETERS, types, values, nulls, true, 1) == 0)
-        ereport(ERROR,
-                (errcode(ERRCODE_NO_DATA_FOUND),
-                 errmsg("creator \"%s\" does not exist", creator_id),
-                 errhint("Creators are named by their \"id\" in %s.", user_table_name(TABLE_CREATOR))));
+        ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("creator \"%s\" does not exist", creator_id),
+                        errhint("Creators are named by their \"id\" in %s.", user_table_name(TABLE_CREATOR))));
     result->reason_code = spi_text(0, 1);
     result->gross = spi_text(0, 2);
     result->fee = spi_text(0, 3);
@@ -285,14 +281,10 @@ payout_text_argument(FunctionCallInfo fcinfo, int number, const char *name)
     char *value;
 
     if (PG_ARGISNULL(number))
-        ereport(ERROR,
-                (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-                 errmsg("argument \"%s\" must not be null", name)));
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("argument \"%s\" must not be null", name)));
     value = text_to_cstring(PG_GETARG_TEXT_PP(number));
     if (value[0] == '\0')
-        ereport(ERROR,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                 errmsg("argument \"%s\" must not be empty", name)));
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"%s\" must not be empty", name)));
     return value;
 }
 
@@ -351,7 +343,7 @@ apapacho_payout_eligibility(PG_FUNCTION_ARGS)
 Datum
 apapacho_payout_preview(PG_FUNCTION_ARGS)
 {
-    ReturnSetInfo *info = (ReturnSetInfo *) fcinfo->resultinfo;
+    ReturnSetInfo *info = (ReturnSetInfo *)fcinfo->resultinfo;
     Oid types[RULE_PARAMETERS];
     Datum values[RULE_PARAMETERS];
     char nulls[RULE_PARAMETERS];
@@ -365,12 +357,12 @@ apapacho_payout_preview(PG_FUNCTION_ARGS)
     payout_run_as(&saved);
     payout_read_rules(&rules);
     payout_rule_parameters(&rules, NULL, NULL, types, values, nulls);
-    (void) spi_run(payout_sql(preview_sql), RULE_PARAMETERS, types, values, nulls, true, 0);
+    (void)spi_run(payout_sql(preview_sql), RULE_PARAMETERS, types, values, nulls, true, 0);
     for (uint64 i = 0; i < SPI_processed; i++) {
         heap_deform_tuple(SPI_tuptable->vals[i], SPI_tuptable->tupdesc, row, row_nulls);
         tuplestore_putvalues(info->setResult, info->setDesc, row, row_nulls);
     }
     run_as_end(&saved);
     SPI_finish();
-    return (Datum) 0;
+    return (Datum)0;
 }

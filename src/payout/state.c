@@ -1,9 +1,9 @@
 /*
- * state.c: what becomes of a payout: sent, failed or cancelled. The one place that changes a payout's status; each change goes with
- * its event, in the caller's transaction.
+ * state.c: what becomes of a payout: sent, failed or cancelled. The one place that changes a payout's status; each
+ * change goes with its event, in the caller's transaction.
  *
- * Runs in the backends of those who call the SQL functions, as the owner of the tables. The payout's row is locked from the check
- * of its present state to the end of the caller's transaction.
+ * Runs in the backends of those who call the SQL functions, as the owner of the tables. The payout's row is locked from
+ * the check of its present state to the end of the caller's transaction.
  */
 #include "postgres.h"
 
@@ -21,11 +21,11 @@ PG_FUNCTION_INFO_V1(apapacho_payout_mark_sent);
 PG_FUNCTION_INFO_V1(apapacho_payout_mark_failed);
 PG_FUNCTION_INFO_V1(apapacho_payout_mark_cancelled);
 
-#define MAX_FAILURES 3      /* the last of them is final, spec section 5 */
+#define MAX_FAILURES 3 /* the last of them is final, spec section 5 */
 #define RETRY_INTERVAL (24 * USECS_PER_HOUR)
 
-static const char lock_sql[] =
-    "SELECT p.\"status\"::text, p.\"retryCount\", p.\"providerTransferId\" FROM {Payout} AS p WHERE p.\"id\" = $1 FOR UPDATE";
+static const char lock_sql[] = "SELECT p.\"status\"::text, p.\"retryCount\", p.\"providerTransferId\" FROM {Payout} AS "
+                               "p WHERE p.\"id\" = $1 FOR UPDATE";
 
 static const char sent_sql[] =
     "UPDATE {Payout} AS p SET \"status\" = 'SENT'::{PayoutStatus}, \"sentAt\" = $2, \"providerTransferId\" = $3,"
@@ -43,30 +43,35 @@ static const char cancelled_sql[] =
 static const char event_sql[] =
     "INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", \"createdAt\")"
     " SELECT $2, 'Payout', p.\"id\", $3, pg_catalog.jsonb_build_object('eventId', $2, 'eventType', $3,"
-    "  'occurredAt', " ISO_TIME("$4") ", 'payoutId', p.\"id\", 'creatorId', p.\"creatorId\", 'amount', p.\"payoutAmount\")"
-    "  OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object(%s), $4 FROM {Payout} AS p WHERE p.\"id\" = $1";
+    "  'occurredAt', " ISO_TIME(
+        "$4") ", 'payoutId', p.\"id\", 'creatorId', p.\"creatorId\", 'amount', p.\"payoutAmount\")"
+              "  OPERATOR(pg_catalog.||) pg_catalog.jsonb_build_object(%s), $4 FROM {Payout} AS p WHERE p.\"id\" = $1";
 
 static const char sent_payload[] =
     "'providerTransferId', p.\"providerTransferId\", 'sentAt', " ISO_TIME("p.\"sentAt\"");
 
 static const char failed_payload[] =
-    "'failureReason', p.\"failureReason\", 'retryCount', p.\"retryCount\", 'nextRetryAt', " ISO_TIME("p.\"nextRetryAt\"");
+    "'failureReason', p.\"failureReason\", 'retryCount', p.\"retryCount\", 'nextRetryAt', " ISO_TIME(
+        "p.\"nextRetryAt\"");
 
 static const char cancelled_payload[] = "'reason', p.\"failureReason\"";
 
 static const char state_sql[] =
     "SELECT pg_catalog.jsonb_build_object('payoutId', p.\"id\", 'creatorId', p.\"creatorId\", 'status', p.\"status\","
-    " 'payoutAmount', p.\"payoutAmount\", 'retryCount', p.\"retryCount\", 'nextRetryAt', " ISO_TIME("p.\"nextRetryAt\"") ","
-    " 'sentAt', " ISO_TIME("p.\"sentAt\"") ", 'providerTransferId', p.\"providerTransferId\","
-    " 'failedAt', " ISO_TIME("p.\"failedAt\"") ", 'failureReason', p.\"failureReason\")"
-    " FROM {Payout} AS p WHERE p.\"id\" = $1";
+    " 'payoutAmount', p.\"payoutAmount\", 'retryCount', p.\"retryCount\", 'nextRetryAt', " ISO_TIME(
+        "p.\"nextRetryAt\"") ","
+                             " 'sentAt', " ISO_TIME(
+                                 "p.\"sentAt\"") ", 'providerTransferId', p.\"providerTransferId\","
+                                                 " 'failedAt', " ISO_TIME(
+                                                     "p.\"failedAt\"") ", 'failureReason', p.\"failureReason\")"
+                                                                       " FROM {Payout} AS p WHERE p.\"id\" = $1";
 
 /* A payout that is about to change: its arguments and its present state. */
 typedef struct Change {
     MemoryContext caller;
     RunAs saved;
     char *payout_id;
-    char *detail;           /* the second argument: transfer id or reason */
+    char *detail; /* the second argument: transfer id or reason */
     Timestamp now;
     char *status;
     int32 retry_count;
@@ -87,14 +92,13 @@ begin_change(FunctionCallInfo fcinfo, const char *detail_name, Change *change)
     payout_run_as(&change->saved);
     value = CStringGetTextDatum(change->payout_id);
     if (spi_run(payout_sql(lock_sql), 1, &type, &value, NULL, false, 1) == 0)
-        ereport(ERROR,
-                (errcode(ERRCODE_NO_DATA_FOUND),
-                 errmsg("payout \"%s\" does not exist", change->payout_id),
-                 errhint("Payouts are named by their \"id\" in %s.", user_table_name(TABLE_PAYOUT))));
+        ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("payout \"%s\" does not exist", change->payout_id),
+                        errhint("Payouts are named by their \"id\" in %s.", user_table_name(TABLE_PAYOUT))));
     change->status = spi_text(0, 1);
-    change->retry_count = (int32) spi_int64(0, 2);
+    change->retry_count = (int32)spi_int64(0, 2);
     change->transfer_id = spi_text(0, 3);
-    /* The clock, once the row is locked: a long statement must not date its change, and the event, before an earlier one. */
+    /* The clock, once the row is locked: a long statement must not date its change, and the event, before an earlier
+     * one. */
     change->now = GetCurrentTimestamp();
     change->now -= change->now % 1000;
 }
@@ -110,7 +114,8 @@ require_open(const Change *change, const char *mark)
                  errdetail("Only payouts that are CALCULATED or PENDING can be.")));
 }
 
-/* Does the update and emits its event. The statement's first three parameters are the payout's id, now, and the detail. */
+/* Does the update and emits its event. The statement's first three parameters are the payout's id, now, and the detail.
+ */
 static void
 apply_change(const Change *change, const char *update, int count, Oid *types, Datum *values, const char *nulls,
              const char *event_type, const char *payload)
@@ -132,10 +137,9 @@ apply_change(const Change *change, const char *update, int count, Oid *types, Da
     event_values[3] = values[1];
     if (spi_run(payout_sql(update), count, types, values, nulls, false, 0) != 1 ||
         spi_run(payout_sql(psprintf(event_sql, payload)), 4, event_types, event_values, NULL, false, 0) != 1)
-        ereport(ERROR,
-                (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-                 errmsg("payout \"%s\" could not be changed", change->payout_id),
-                 errdetail("A trigger, rule or policy of the tables kept the row from being written.")));
+        ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+                        errmsg("payout \"%s\" could not be changed", change->payout_id),
+                        errdetail("A trigger, rule or policy of the tables kept the row from being written.")));
 }
 
 /* The payout as it is now, as jsonb of the caller's. */

@@ -1,9 +1,10 @@
 /*
  * database_events.c: notices what concerns the schedulers, in the backend where it happens.
  *
- * CREATE and DROP EXTENSION, whatever statement they come from, are seen by the object access hook and told to the launcher when the
- * transaction commits. DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE DATABASE ... TEMPLATE need a
- * database that nobody is connected to: our processes leave it before the statement and come back after it, if it is still there.
+ * CREATE and DROP EXTENSION, whatever statement they come from, are seen by the object access hook and told to the
+ * launcher when the transaction commits. DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE
+ * DATABASE ... TEMPLATE need a database that nobody is connected to: our processes leave it before the statement and
+ * come back after it, if it is still there.
  */
 #include "postgres.h"
 
@@ -29,11 +30,11 @@
 
 static object_access_hook_type previous_object_access_hook = NULL;
 static ProcessUtility_hook_type previous_utility_hook = NULL;
-static bool extension_changed = false;      /* in this transaction */
-static Oid released[MAX_RELEASED];          /* the databases that this transaction needs for itself */
+static bool extension_changed = false; /* in this transaction */
+static Oid released[MAX_RELEASED];     /* the databases that this transaction needs for itself */
 static int released_count = 0;
-static bool dropping = false;               /* it drops the one */
-static bool database_created = false;       /* by it; may have the extension from its template */
+static bool dropping = false;         /* it drops the one */
+static bool database_created = false; /* by it; may have the extension from its template */
 
 static void
 on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_id, void *arg)
@@ -71,7 +72,7 @@ string_option(List *options, const char *name)
 {
     ListCell *cell;
 
-    foreach(cell, options) {
+    foreach (cell, options) {
         DefElem *option = lfirst_node(DefElem, cell);
 
         if (strcmp(option->defname, name) == 0 && option->arg != NULL)
@@ -88,14 +89,14 @@ database_needed(Node *statement)
     Oid database;
 
     if (IsA(statement, DropdbStmt))
-        name = ((DropdbStmt *) statement)->dbname;
+        name = ((DropdbStmt *)statement)->dbname;
     else if (IsA(statement, CreatedbStmt))
-        name = string_option(((CreatedbStmt *) statement)->options, "template");
-    else if (IsA(statement, RenameStmt) && ((RenameStmt *) statement)->renameType == OBJECT_DATABASE)
-        name = ((RenameStmt *) statement)->subname;
+        name = string_option(((CreatedbStmt *)statement)->options, "template");
+    else if (IsA(statement, RenameStmt) && ((RenameStmt *)statement)->renameType == OBJECT_DATABASE)
+        name = ((RenameStmt *)statement)->subname;
     else if (IsA(statement, AlterDatabaseStmt) &&
-             string_option(((AlterDatabaseStmt *) statement)->options, "tablespace") != NULL)
-        name = ((AlterDatabaseStmt *) statement)->dbname;
+             string_option(((AlterDatabaseStmt *)statement)->options, "tablespace") != NULL)
+        name = ((AlterDatabaseStmt *)statement)->dbname;
     if (name == NULL || !IsTransactionState())
         return InvalidOid;
     database = get_database_oid(name, true);
@@ -114,8 +115,7 @@ has_scheduler(Oid database)
     for (int i = 0; i < MAX_SCHEDULERS; i++) {
         SchedulerSlot *slot = &shared->schedulers[i];
 
-        if (slot->database == database &&
-            (slot->state == SCHEDULER_STARTING || slot->state == SCHEDULER_RUNNING)) {
+        if (slot->database == database && (slot->state == SCHEDULER_STARTING || slot->state == SCHEDULER_RUNNING)) {
             any = true;
             shared_wake(slot->process);
         }
@@ -125,23 +125,22 @@ has_scheduler(Oid database)
 }
 
 /*
- * Sees our processes out of the database, until the transaction ends. If they do not go in time, or too many databases are being
- * released at once, the statement will say that the database is in use.
+ * Sees our processes out of the database, until the transaction ends. If they do not go in time, or too many databases
+ * are being released at once, the statement will say that the database is in use.
  */
 static void
 release(Oid database)
 {
     if (!shared_release(database))
         return;
-    released[released_count++] = database;  /* there is room: shared memory has no more */
+    released[released_count++] = database; /* there is room: shared memory has no more */
     dispatch_terminate(database);
     for (int waited = 0; waited < RELEASE_TIMEOUT_MS; waited += RELEASE_TICK_MS) {
         bool scheduler = has_scheduler(database);
 
         if (!scheduler && !dispatch_any(database))
             return;
-        (void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, RELEASE_TICK_MS,
-                         PG_WAIT_EXTENSION);
+        (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, RELEASE_TICK_MS, PG_WAIT_EXTENSION);
         ResetLatch(MyLatch);
         CHECK_FOR_INTERRUPTS();
     }
@@ -149,8 +148,7 @@ release(Oid database)
 
 static void
 on_utility(PlannedStmt *statement, const char *query, bool read_only_tree, ProcessUtilityContext context,
-           ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *receiver,
-           QueryCompletion *completion)
+           ParamListInfo parameters, QueryEnvironment *environment, DestReceiver *receiver, QueryCompletion *completion)
 {
     ProcessUtility_hook_type next = previous_utility_hook ? previous_utility_hook : standard_ProcessUtility;
     Oid database = database_needed(statement->utilityStmt);

@@ -1,5 +1,6 @@
 /*
- * database_events.h: notices, in every backend, what concerns the schedulers: extensions and databases that come and go.
+ * database_events.h: notices, in every backend, what concerns the schedulers: extensions and databases that come and
+ * go.
  */
 #ifndef APAPACHO_DATABASE_EVENTS_H
 #define APAPACHO_DATABASE_EVENTS_H

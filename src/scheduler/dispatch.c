@@ -1,12 +1,13 @@
 /*
  * dispatch.c: the one place that changes the state of a run in shared memory, and asks the postmaster for its worker.
  *
- * Called by backends that run jobs by hand, by schedulers and by workers. Every change is made under shared->lock, which is never
- * held over anything that can fail or wait. A run is owned by its requester until a worker has attached, then by that
- * worker until it ends; what has ended is kept for as long as somebody waits for it.
+ * Called by backends that run jobs by hand, by schedulers and by workers. Every change is made under shared->lock,
+ * which is never held over anything that can fail or wait. A run is owned by its requester until a worker has attached,
+ * then by that worker until it ends; what has ended is kept for as long as somebody waits for it.
  *
  *     FREE -> STARTING (worker asked for) -> RUNNING (attached) -> FINISHED (waited for) -> FREE
- *     FREE -> QUEUED (the job is at work) -> RUNNING by the same worker, or STARTING by whoever notices that there is none
+ *     FREE -> QUEUED (the job is at work) -> RUNNING by the same worker, or STARTING by whoever notices that there is
+ * none
  */
 #include "postgres.h"
 
@@ -25,10 +26,10 @@
 #include "scheduler/worker.h"
 #include "server/compat.h"
 
-#define STARTING_TIMEOUT_MS 15000   /* a worker that has not attached by then never will */
-#define WAIT_TICK_MS 1000           /* how often a waiting backend looks for trouble */
+#define STARTING_TIMEOUT_MS 15000 /* a worker that has not attached by then never will */
+#define WAIT_TICK_MS 1000         /* how often a waiting backend looks for trouble */
 
-static int attached_slot = -1;      /* the run that this process, a worker, is at; -1: none */
+static int attached_slot = -1; /* the run that this process, a worker, is at; -1: none */
 
 static bool
 is_active(const RunSlot *run)
@@ -43,8 +44,7 @@ find_run(Oid database, JobId job, bool queued)
     for (int i = 0; i < MAX_RUNS; i++) {
         RunSlot *run = &shared->runs[i];
 
-        if (run->database == database && run->job == job &&
-            (queued ? run->state == RUN_QUEUED : is_active(run)))
+        if (run->database == database && run->job == job && (queued ? run->state == RUN_QUEUED : is_active(run)))
             return i;
     }
     return -1;
@@ -54,20 +54,20 @@ static void
 set_state(RunSlot *run, RunState state)
 {
     switch (state) {
-        case RUN_QUEUED:
-            Assert(run->state == RUN_FREE);
-            break;
-        case RUN_STARTING:
-            Assert(run->state == RUN_FREE || run->state == RUN_QUEUED);
-            break;
-        case RUN_RUNNING:
-            Assert(run->state == RUN_STARTING || run->state == RUN_QUEUED);
-            break;
-        case RUN_FINISHED:
-            Assert(is_active(run) || run->state == RUN_QUEUED);
-            break;
-        case RUN_FREE:
-            break;
+    case RUN_QUEUED:
+        Assert(run->state == RUN_FREE);
+        break;
+    case RUN_STARTING:
+        Assert(run->state == RUN_FREE || run->state == RUN_QUEUED);
+        break;
+    case RUN_RUNNING:
+        Assert(run->state == RUN_STARTING || run->state == RUN_QUEUED);
+        break;
+    case RUN_FINISHED:
+        Assert(is_active(run) || run->state == RUN_QUEUED);
+        break;
+    case RUN_FREE:
+        break;
     }
     run->state = state;
     run->state_since = GetCurrentTimestamp();
@@ -262,7 +262,7 @@ dispatch_request(const RunRequest *request, RunTicket *ticket)
         starting_failed(slot, ticket->sequence);
         result = REQUEST_NO_WORKER;
     } else if (active < 0 && queued >= 0)
-        start_queued(request->database, request->job);      /* it lost the worker that it was to follow */
+        start_queued(request->database, request->job); /* it lost the worker that it was to follow */
     return result;
 }
 
@@ -270,7 +270,7 @@ void
 dispatch_start_queued(Oid database)
 {
     for (int job = 0; job < JOB_COUNT; job++)
-        start_queued(database, (JobId) job);
+        start_queued(database, (JobId)job);
 }
 
 void
@@ -331,7 +331,8 @@ blocking_worker(const RunSlot *run)
     return active >= 0 ? shared->runs[active].pid : 0;
 }
 
-/* The worker may need what this transaction has locked, and would wait for ever: that is a deadlock nobody else sees. */
+/* The worker may need what this transaction has locked, and would wait for ever: that is a deadlock nobody else sees.
+ */
 static void
 check_blocked_by_us(pid_t worker)
 {
@@ -341,7 +342,7 @@ check_blocked_by_us(pid_t worker)
     if (worker == 0)
         return;
     pids = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids, Int32GetDatum(worker)));
-    values = (int32 *) ARR_DATA_PTR(pids);
+    values = (int32 *)ARR_DATA_PTR(pids);
     for (int i = 0; i < ArrayGetNItems(ARR_NDIM(pids), ARR_DIMS(pids)); i++) {
         if (values[i] == MyProcPid)
             ereport(ERROR,
@@ -386,7 +387,8 @@ dispatch_wait(RunTicket *ticket, RunOutcome *outcome)
     stop_waiting(0, Int32GetDatum(ticket->slot));
 }
 
-/* The worker exits in the middle of its run (FATAL): the run is over, and its history is for the scheduler to correct. */
+/* The worker exits in the middle of its run (FATAL): the run is over, and its history is for the scheduler to correct.
+ */
 static void
 worker_exit(int code, Datum arg)
 {
@@ -428,7 +430,7 @@ dispatch_attach(int slot, uint64 sequence)
     }
     LWLockRelease(shared->lock);
     if (wanted)
-        before_shmem_exit(worker_exit, (Datum) 0);
+        before_shmem_exit(worker_exit, (Datum)0);
     return wanted;
 }
 

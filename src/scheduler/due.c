@@ -1,5 +1,6 @@
 /*
- * due.c: when a job is due; joins the cron library (seconds since 1970, a zone as a function) with PostgreSQL's times and zones.
+ * due.c: when a job is due; joins the cron library (seconds since 1970, a zone as a function) with PostgreSQL's times
+ * and zones.
  */
 #include "postgres.h"
 
@@ -10,14 +11,14 @@
 
 #include "scheduler/due.h"
 
-#define EPOCH_SECONDS ((int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY)
+#define EPOCH_SECONDS ((int64)(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY)
 
-static int clock_offset;    /* seconds */
+static int clock_offset; /* seconds */
 
 TimestampTz
 clock_now(void)
 {
-    return GetCurrentTimestamp() + (int64) clock_offset * USECS_PER_SEC;
+    return GetCurrentTimestamp() + (int64)clock_offset * USECS_PER_SEC;
 }
 
 void
@@ -33,9 +34,9 @@ static int32_t
 utc_offset(void *context, int64_t utc)
 {
     pg_time_t time = utc;
-    struct pg_tm *local = pg_localtime(&time, (pg_tz *) context);
+    struct pg_tm *local = pg_localtime(&time, (pg_tz *)context);
 
-    return local != NULL ? (int32_t) local->tm_gmtoff : 0;
+    return local != NULL ? (int32_t)local->tm_gmtoff : 0;
 }
 
 /* Rounds towards the past, so that a time within a second lies behind that second's start. */

@@ -30,10 +30,9 @@ history_next_id(void)
     Oid sequence = get_relname_relid("run_id_seq", namespace_id);
 
     if (!OidIsValid(sequence))
-        ereport(ERROR,
-                (errcode(ERRCODE_UNDEFINED_TABLE),
-                 errmsg("the extension's table apapacho_jobs.run is damaged: its sequence is missing"),
-                 errhint("Create the extension anew.")));
+        ereport(ERROR, (errcode(ERRCODE_UNDEFINED_TABLE),
+                        errmsg("the extension's table apapacho_jobs.run is damaged: its sequence is missing"),
+                        errhint("Create the extension anew.")));
     return nextval_internal(sequence, false);
 }
 
@@ -44,7 +43,7 @@ role_name(Oid role, char *null)
     const char *name = OidIsValid(role) ? GetUserNameFromId(role, true) : NULL;
 
     *null = name == NULL ? 'n' : ' ';
-    return name == NULL ? (Datum) 0 : CStringGetTextDatum(name);
+    return name == NULL ? (Datum)0 : CStringGetTextDatum(name);
 }
 
 void
@@ -63,7 +62,8 @@ history_start(const RunSlot *run)
     values[5] = CStringGetTextDatum(run->arguments);
     nulls[5] = run->arguments[0] == '\0' ? 'n' : ' ';
     values[6] = Int32GetDatum(MyProcPid);
-    spi_run("INSERT INTO apapacho_jobs.run (id, job, trigger, requested_by, scheduled_for, started_at, status, arguments, pid) "
+    spi_run("INSERT INTO apapacho_jobs.run (id, job, trigger, requested_by, scheduled_for, started_at, status, "
+            "arguments, pid) "
             "VALUES ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp(), 'running', $6::pg_catalog.jsonb, $7)",
             7, types, values, nulls, false, 0);
     xact_commit();
@@ -115,7 +115,8 @@ history_not_run(JobId job, TimestampTz scheduled_for, const char *status, const 
 bool
 history_mark_lost(void)
 {
-    static const char message[] = "the run's process ended without reporting: the server crashed, or the process was killed";
+    static const char message[] =
+        "the run's process ended without reporting: the server crashed, or the process was killed";
     Oid types[3] = {INT8OID, INT8ARRAYOID, TEXTOID};
     Datum values[3];
     Datum active[MAX_RUNS];
@@ -132,10 +133,11 @@ history_mark_lost(void)
             active[i] = Int64GetDatum(ids[i]);
         values[1] = PointerGetDatum(construct_array(active, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
         values[2] = CStringGetTextDatum(message);
-        spi_run("UPDATE apapacho_jobs.run SET status = 'crashed', finished_at = pg_catalog.clock_timestamp(), error = $3, "
-                "sqlstate = 'XX000' WHERE status OPERATOR(pg_catalog.=) 'running' AND id OPERATOR(pg_catalog.<) $1 "
-                "AND id OPERATOR(pg_catalog.<>) ALL ($2)",
-                3, types, values, NULL, false, 0);
+        spi_run(
+            "UPDATE apapacho_jobs.run SET status = 'crashed', finished_at = pg_catalog.clock_timestamp(), error = $3, "
+            "sqlstate = 'XX000' WHERE status OPERATOR(pg_catalog.=) 'running' AND id OPERATOR(pg_catalog.<) $1 "
+            "AND id OPERATOR(pg_catalog.<>) ALL ($2)",
+            3, types, values, NULL, false, 0);
     }
     xact_commit();
     return complete;
@@ -166,9 +168,9 @@ history_cut_off_runs(CutOffRun runs[JOB_COUNT])
         if (strcmp(status, STATUS_INTERRUPTED) != 0 &&
             (strcmp(status, STATUS_CRASHED) != 0 || strcmp(trigger, "recovery") == 0))
             continue;
-        cut_off->job = (JobId) job;
-        cut_off->scheduled_for = DatumGetTimestampTz(
-            SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &is_null));
+        cut_off->job = (JobId)job;
+        cut_off->scheduled_for =
+            DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &is_null));
         strlcpy(cut_off->arguments, arguments != NULL ? arguments : "", sizeof(cut_off->arguments));
         count++;
     }

@@ -1,10 +1,11 @@
 /*
  * launcher.c: keeps a scheduler running for each served database.
  *
- * One process, registered at preload and connected to no database; started when recovery is over, hence not on a standby before its promotion.
- * It sleeps until something changes: a scheduler attached or ended, an extension or a database came or went (shared_poke), the configuration
- * was reloaded; and looks for new databases once a minute. What it knows of a database (not served, try again later) is its own and is
- * learned anew after a restart; which schedulers there are is in shared memory.
+ * One process, registered at preload and connected to no database; started when recovery is over, hence not on a
+ * standby before its promotion. It sleeps until something changes: a scheduler attached or ended, an extension or a
+ * database came or went (shared_poke), the configuration was reloaded; and looks for new databases once a minute. What
+ * it knows of a database (not served, try again later) is its own and is learned anew after a restart; which schedulers
+ * there are is in shared memory.
  */
 #include "postgres.h"
 
@@ -30,17 +31,18 @@
 #include "server/settings.h"
 #include "server/shared.h"
 
-#define MAX_STARTING 2              /* schedulers that are being started at once: worker slots are scarce */
+#define MAX_STARTING 2 /* schedulers that are being started at once: worker slots are scarce */
 #define STARTING_TIMEOUT_MS 15000
 #define RETRY_MS 1000
 #define LONGEST_RETRY_MS 60000
-#define ABSENT_RETRY_MS 600000      /* a look in spite of no poke: CREATE EXTENSION may have been part of a prepared transaction */
-#define STEADY_MS 30000             /* a scheduler that lived this long did not fail at once */
+#define ABSENT_RETRY_MS                                                                                                \
+    600000              /* a look in spite of no poke: CREATE EXTENSION may have been part of a prepared transaction */
+#define STEADY_MS 30000 /* a scheduler that lived this long did not fail at once */
 
 typedef struct KnownDatabase {
-    Oid database;                   /* the hash key */
-    bool present;                   /* in the latest list */
-    bool absent;                    /* the extension is not installed; a poke says when that may have changed */
+    Oid database; /* the hash key */
+    bool present; /* in the latest list */
+    bool absent;  /* the extension is not installed; a poke says when that may have changed */
     TimestampTz retry_at;
     int retry_ms;
 } KnownDatabase;
@@ -78,7 +80,7 @@ attach(void)
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
     shared->launcher = MY_PROC_NUMBER;
     LWLockRelease(shared->lock);
-    before_shmem_exit(detach, (Datum) 0);
+    before_shmem_exit(detach, (Datum)0);
 }
 
 static KnownDatabase *
@@ -145,12 +147,12 @@ list_databases(void)
     if (setting_enabled) {
         SetCurrentStatementStartTimestamp();
         StartTransactionCommand();
-        (void) GetTransactionSnapshot();
+        (void)GetTransactionSnapshot();
         pgstat_report_activity(STATE_RUNNING, "listing databases");
         catalog = table_open(DatabaseRelationId, AccessShareLock);
         scan = table_beginscan_catalog(catalog, 0, NULL);
         while (HeapTupleIsValid(tuple = heap_getnext(scan, ForwardScanDirection))) {
-            Form_pg_database database = (Form_pg_database) GETSTRUCT(tuple);
+            Form_pg_database database = (Form_pg_database)GETSTRUCT(tuple);
 
             /* a connection limit of -2: what an interrupted DROP DATABASE left behind */
             if (database->datallowconn && !database->datistemplate && database->datconnlimit != -2 &&
@@ -168,7 +170,7 @@ list_databases(void)
     hash_seq_init(&sequence, known);
     while ((entry = hash_seq_search(&sequence)) != NULL) {
         if (!entry->present)
-            (void) hash_search(known, &entry->database, HASH_REMOVE, NULL);
+            (void)hash_search(known, &entry->database, HASH_REMOVE, NULL);
     }
 }
 
@@ -182,8 +184,8 @@ note_end(const SchedulerSlot *slot, TimestampTz now)
     /* a poke while it was looking: what it saw may be out of date */
     entry->absent = slot->state == SCHEDULER_ABSENT && !slot->poked;
     entry->retry_ms = steady || entry->retry_ms == 0 ? RETRY_MS : Min(entry->retry_ms * 2, LONGEST_RETRY_MS);
-    entry->retry_at = slot->poked ? 0 :
-        TimestampTzPlusMilliseconds(now, entry->absent ? ABSENT_RETRY_MS : entry->retry_ms);
+    entry->retry_at =
+        slot->poked ? 0 : TimestampTzPlusMilliseconds(now, entry->absent ? ABSENT_RETRY_MS : entry->retry_ms);
 }
 
 /* Frees the slots of schedulers that have ended or never came. Returns how many are being started. */
@@ -196,7 +198,7 @@ collect_ended(TimestampTz now)
     for (int i = 0; i < MAX_SCHEDULERS; i++) {
         SchedulerSlot *slot = &shared->schedulers[i];
         bool overdue = slot->state == SCHEDULER_STARTING &&
-            TimestampDifferenceExceeds(slot->launched_at, now, STARTING_TIMEOUT_MS);
+                       TimestampDifferenceExceeds(slot->launched_at, now, STARTING_TIMEOUT_MS);
 
         if (slot->state == SCHEDULER_ABSENT || slot->state == SCHEDULER_ENDED || overdue) {
             note_end(slot, now);
@@ -254,7 +256,7 @@ launch(int slot, Oid database)
     strlcpy(worker.bgw_library_name, "apapacho_jobs", sizeof(worker.bgw_library_name));
     strlcpy(worker.bgw_function_name, "apapacho_scheduler_main", BGW_MAXLEN);
     memcpy(worker.bgw_extra, &database, sizeof(database));
-    worker.bgw_notify_pid = MyProcPid;      /* a scheduler that could not even be forked wakes us too */
+    worker.bgw_notify_pid = MyProcPid; /* a scheduler that could not even be forked wakes us too */
     return RegisterDynamicBackgroundWorker(&worker, NULL);
 }
 
@@ -268,10 +270,9 @@ try_launch(KnownDatabase *entry, TimestampTz now, int *starting)
 
     if (full) {
         if (!warned)
-            ereport(WARNING,
-                    (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                     errmsg("apapacho_jobs serves %d databases at most", MAX_SCHEDULERS),
-                     errhint("Name the databases to serve in apapacho_jobs.databases.")));
+            ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                              errmsg("apapacho_jobs serves %d databases at most", MAX_SCHEDULERS),
+                              errhint("Name the databases to serve in apapacho_jobs.databases.")));
         warned = true;
         entry->retry_at = TimestampTzPlusMilliseconds(now, LONGEST_RETRY_MS);
     }
@@ -288,10 +289,9 @@ try_launch(KnownDatabase *entry, TimestampTz now, int *starting)
     shared->schedulers[slot].state = SCHEDULER_FREE;
     LWLockRelease(shared->lock);
     if (!warned)
-        ereport(WARNING,
-                (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                 errmsg("no background worker is free for the scheduler of a database"),
-                 errhint("Increase max_worker_processes.")));
+        ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                          errmsg("no background worker is free for the scheduler of a database"),
+                          errhint("Increase max_worker_processes.")));
     warned = true;
 }
 
@@ -333,12 +333,12 @@ apapacho_launcher_main(Datum argument)
         TimestampTz now = GetCurrentTimestamp();
         int starting;
 
-        (void) process_reload();
+        (void)process_reload();
         list_databases();
         take_pokes();
         starting = collect_ended(now);
         process_sleep(now, setting_enabled ? launch_missing(now, starting) : 0);
         MemoryContextReset(cycle_context);
     }
-    proc_exit(1);       /* 0 would mean: never start it again */
+    proc_exit(1); /* 0 would mean: never start it again */
 }

@@ -24,7 +24,7 @@ static void
 handle_terminate(SIGNAL_ARGS)
 {
     ShutdownRequestPending = true;
-    die(postgres_signal_arg);           /* a transaction may wait: for a lock, or at its commit for a standby */
+    die(postgres_signal_arg); /* a transaction may wait: for a lock, or at its commit for a standby */
 }
 
 void
@@ -38,7 +38,7 @@ process_setup(void)
 bool
 process_should_exit(void)
 {
-    if (ShutdownRequestPending)         /* first: an idle process ends without a FATAL message */
+    if (ShutdownRequestPending) /* first: an idle process ends without a FATAL message */
         return true;
     CHECK_FOR_INTERRUPTS();
     return false;
@@ -61,6 +61,6 @@ process_sleep(TimestampTz now, TimestampTz until)
 
     if (until != 0)
         timeout = Min(timeout, TimestampDifferenceMilliseconds(now, until));
-    (void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, PG_WAIT_EXTENSION);
+    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, PG_WAIT_EXTENSION);
     ResetLatch(MyLatch);
 }

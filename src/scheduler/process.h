@@ -8,7 +8,8 @@
 
 #include "utils/timestamp.h"
 
-/* Installs the signal handlers and lets signals through. SIGTERM asks the process to end, at once also within a transaction. */
+/* Installs the signal handlers and lets signals through. SIGTERM asks the process to end, at once also within a
+ * transaction. */
 void process_setup(void);
 
 /* Whether the process has been asked to end. */

@@ -1,8 +1,9 @@
 /*
  * scheduler.c: starts the jobs of one database when they are due.
  *
- * One process for each served database, started by the launcher, connected as the bootstrap superuser. It sleeps until a job is due or
- * something changes, and never does a job itself. Its transactions are short and give up rather than wait for a lock.
+ * One process for each served database, started by the launcher, connected as the bootstrap superuser. It sleeps until
+ * a job is due or something changes, and never does a job itself. Its transactions are short and give up rather than
+ * wait for a lock.
  */
 #include "postgres.h"
 
@@ -29,19 +30,19 @@
 #define LOCK_TIMEOUT "1s"
 
 typedef struct JobPlan {
-    char cron[CRON_TEXT_SIZE];  /* the expression that `due` is meant for */
+    char cron[CRON_TEXT_SIZE]; /* the expression that `due` is meant for */
     pg_tz *zone;
     DueState due;
-    TimestampTz waiting;        /* a run that was due then and has not had a worker yet; 0: none */
-    TimestampTz try_at;         /* when to ask for a worker again */
+    TimestampTz waiting; /* a run that was due then and has not had a worker yet; 0: none */
+    TimestampTz try_at;  /* when to ask for a worker again */
     bool warned;
 } JobPlan;
 
 static SchedulerSlot *slot;
 static SchedulerState end_state = SCHEDULER_ENDED;
 static JobPlan plans[JOB_COUNT];
-static bool check_lost_runs = true;     /* at the start: runs that a crash left behind */
-static bool take_up_cut_off = true;     /* at the start: runs that were cut off go on */
+static bool check_lost_runs = true; /* at the start: runs that a crash left behind */
+static bool take_up_cut_off = true; /* at the start: runs that were cut off go on */
 
 static void
 detach(int code, Datum arg)
@@ -66,11 +67,11 @@ attach(int number, Oid database)
     if (wanted) {
         slot->state = SCHEDULER_RUNNING;
         slot->process = MY_PROC_NUMBER;
-        shared_wake(shared->launcher);      /* it starts few at a time */
+        shared_wake(shared->launcher); /* it starts few at a time */
     }
     LWLockRelease(shared->lock);
     if (wanted)
-        before_shmem_exit(detach, (Datum) 0);
+        before_shmem_exit(detach, (Datum)0);
     return wanted;
 }
 
@@ -122,16 +123,16 @@ start_run(JobId job, JobTrigger trigger, TimestampTz scheduled_for, const char *
     RunTicket ticket;
 
     switch (dispatch_request(&request, &ticket)) {
-        case REQUEST_STARTED:
-        case REQUEST_QUEUED:
-        case REQUEST_RELEASED:
-            return true;
-        case REQUEST_OVERLAP:
-            history_not_run(job, scheduled_for, STATUS_SKIPPED, "the job's previous run was still at work");
-            return true;
-        case REQUEST_NO_WORKER:
-        case REQUEST_NO_SLOT:
-            return false;
+    case REQUEST_STARTED:
+    case REQUEST_QUEUED:
+    case REQUEST_RELEASED:
+        return true;
+    case REQUEST_OVERLAP:
+        history_not_run(job, scheduled_for, STATUS_SKIPPED, "the job's previous run was still at work");
+        return true;
+    case REQUEST_NO_WORKER:
+    case REQUEST_NO_SLOT:
+        return false;
     }
     return false;
 }
@@ -161,11 +162,10 @@ start_waiting(JobId job, JobPlan *plan, TimestampTz now)
     if (plan->warned)
         return;
     plan->warned = true;
-    ereport(WARNING,
-            (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-             errmsg("job \"%s\" is due, but no background worker is free", job_definitions[job].name),
-             errdetail("It is tried again until the next time that the job is due."),
-             errhint("Increase max_worker_processes.")));
+    ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                      errmsg("job \"%s\" is due, but no background worker is free", job_definitions[job].name),
+                      errdetail("It is tried again until the next time that the job is due."),
+                      errhint("Increase max_worker_processes.")));
 }
 
 /* Takes the schedule that the settings give the job now. */
@@ -254,7 +254,7 @@ step(TimestampTz now)
 
     dispatch_start_queued(MyDatabaseId);
     for (int job = 0; job < JOB_COUNT; job++) {
-        TimestampTz at = step_job((JobId) job, now);
+        TimestampTz at = step_job((JobId)job, now);
 
         if (at != 0 && (next == 0 || at < next))
             next = at;
@@ -309,7 +309,7 @@ apapacho_scheduler_main(Datum argument)
         TimestampTz next = guarded_step(now, context);
 
         process_sleep(clock_now(), next);
-        (void) process_reload();
+        (void)process_reload();
         MemoryContextSwitchTo(context);
         MemoryContextReset(context);
     }

@@ -26,13 +26,11 @@ PG_FUNCTION_INFO_V1(apapacho_schedules);
 static void
 raise_failure(JobId job, const RunTicket *ticket, const RunOutcome *outcome)
 {
-    ereport(ERROR,
-            (errcode(outcome->sqlstate),
-             errmsg("%s", outcome->message),
-             outcome->detail[0] != '\0' ? errdetail_internal("%s", outcome->detail) : 0,
-             outcome->hint[0] != '\0' ? errhint("%s", outcome->hint) : 0,
-             errcontext("run %lld of job \"%s\" (%s)", (long long) ticket->id, job_definitions[job].name,
-                        outcome->status)));
+    ereport(ERROR, (errcode(outcome->sqlstate), errmsg("%s", outcome->message),
+                    outcome->detail[0] != '\0' ? errdetail_internal("%s", outcome->detail) : 0,
+                    outcome->hint[0] != '\0' ? errhint("%s", outcome->hint) : 0,
+                    errcontext("run %lld of job \"%s\" (%s)", (long long)ticket->id, job_definitions[job].name,
+                               outcome->status)));
 }
 
 /* {"runId": .., "job": .., "status": .., and the job's figures}. */
@@ -42,7 +40,7 @@ answer(JobId job, int64 id, const char *status, const char *result)
     StringInfoData text;
 
     initStringInfo(&text);
-    appendStringInfo(&text, "{\"runId\": %lld, \"job\": \"%s\", \"status\": \"%s\"", (long long) id,
+    appendStringInfo(&text, "{\"runId\": %lld, \"job\": \"%s\", \"status\": \"%s\"", (long long)id,
                      job_definitions[job].name, status);
     if (result[0] == '{' && result[1] != '}')
         appendStringInfo(&text, ", %s", result + 1);
@@ -57,22 +55,19 @@ raise_not_started(JobId job, RequestResult result)
     const char *name = job_definitions[job].name;
 
     switch (result) {
-        case REQUEST_OVERLAP:
-            ereport(ERROR,
-                    (errcode(ERRCODE_OBJECT_IN_USE),
-                     errmsg("job \"%s\" is at work, and another run with other arguments is queued behind it", name),
-                     errhint("Try again when these have ended; see apapacho_job_status().")));
-            break;
-        case REQUEST_RELEASED:
-            ereport(ERROR,
-                    (errcode(ERRCODE_OBJECT_IN_USE),
-                     errmsg("job \"%s\" cannot be run: the database is being dropped or moved", name)));
-            break;
-        default:
-            ereport(ERROR,
-                    (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                     errmsg("job \"%s\" cannot be run: no background worker is free", name),
-                     errhint("Increase max_worker_processes.")));
+    case REQUEST_OVERLAP:
+        ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+                        errmsg("job \"%s\" is at work, and another run with other arguments is queued behind it", name),
+                        errhint("Try again when these have ended; see apapacho_job_status().")));
+        break;
+    case REQUEST_RELEASED:
+        ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
+                        errmsg("job \"%s\" cannot be run: the database is being dropped or moved", name)));
+        break;
+    default:
+        ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                        errmsg("job \"%s\" cannot be run: no background worker is free", name),
+                        errhint("Increase max_worker_processes.")));
     }
 }
 
@@ -86,14 +81,14 @@ request_arguments(FunctionCallInfo fcinfo)
         return "";
     text = JsonbToCString(NULL, &PG_GETARG_JSONB_P(2)->root, 0);
     if (strlen(text) >= RUN_ARGUMENTS_SIZE)
-        ereport(ERROR,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                 errmsg("the arguments of a run have at most %d bytes", RUN_ARGUMENTS_SIZE - 1)));
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("the arguments of a run have at most %d bytes", RUN_ARGUMENTS_SIZE - 1)));
     return text;
 }
 
 /*
- * apapacho_run_job(job text, wait boolean) and apapacho_jobs.run_job(job text, wait boolean, arguments jsonb): jsonb. Spec section 3.
+ * apapacho_run_job(job text, wait boolean) and apapacho_jobs.run_job(job text, wait boolean, arguments jsonb): jsonb.
+ * Spec section 3.
  */
 Datum
 apapacho_run_job(PG_FUNCTION_ARGS)
@@ -104,9 +99,7 @@ apapacho_run_job(PG_FUNCTION_ARGS)
     RequestResult result;
 
     if (PG_ARGISNULL(0))
-        ereport(ERROR,
-                (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-                 errmsg("the job's name must not be null")));
+        ereport(ERROR, (errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("the job's name must not be null")));
     PreventCommandDuringRecovery("apapacho_run_job()");
     extension_require();
     memset(&request, 0, sizeof(request));
@@ -154,18 +147,18 @@ find_schedule(JobId job, ScheduledJob *schedule)
 }
 
 /*
- * apapacho_jobs.schedules(): a row per job: name, long_name, cron, running (it is scheduled), executing, next_run, run_id (the
- * run that is at work).
+ * apapacho_jobs.schedules(): a row per job: name, long_name, cron, running (it is scheduled), executing, next_run,
+ * run_id (the run that is at work).
  */
 Datum
 apapacho_schedules(PG_FUNCTION_ARGS)
 {
-    ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+    ReturnSetInfo *set = (ReturnSetInfo *)fcinfo->resultinfo;
 
     InitMaterializedSRF(fcinfo, 0);
     for (int job = 0; job < JOB_COUNT; job++) {
         ScheduledJob schedule;
-        bool scheduled = find_schedule((JobId) job, &schedule) && schedule.cron[0] != '\0';
+        bool scheduled = find_schedule((JobId)job, &schedule) && schedule.cron[0] != '\0';
         Datum values[7];
         bool nulls[7] = {false};
         int64 id;
@@ -174,12 +167,12 @@ apapacho_schedules(PG_FUNCTION_ARGS)
         values[1] = CStringGetTextDatum(job_definitions[job].long_name);
         values[2] = CStringGetTextDatum(schedule.cron);
         values[3] = BoolGetDatum(scheduled);
-        values[4] = BoolGetDatum(dispatch_executing(MyDatabaseId, (JobId) job, &id));
+        values[4] = BoolGetDatum(dispatch_executing(MyDatabaseId, (JobId)job, &id));
         values[5] = TimestampTzGetDatum(schedule.next_run);
         nulls[5] = schedule.next_run == 0;
         values[6] = Int64GetDatum(id);
         nulls[6] = id == 0;
         tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
     }
-    return (Datum) 0;
+    return (Datum)0;
 }

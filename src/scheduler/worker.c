@@ -1,10 +1,11 @@
 /*
- * worker.c: the process of a run: records the start, does the job, records the end, tells those who wait; goes on with the run
- * that is queued behind it, if any, and exits.
+ * worker.c: the process of a run: records the start, does the job, records the end, tells those who wait; goes on with
+ * the run that is queued behind it, if any, and exits.
  *
- * Runs in a dynamic background worker connected to the run's database as the bootstrap superuser. Everything of a run is
- * allocated in a memory context of its own. SIGTERM (shutdown, pg_terminate_backend, DROP DATABASE) cancels the job and is recorded as an
- * interruption; one that comes when that takes too long ends the process at once. A shutdown may send several.
+ * Runs in a dynamic background worker connected to the run's database as the bootstrap superuser. Everything of a run
+ * is allocated in a memory context of its own. SIGTERM (shutdown, pg_terminate_backend, DROP DATABASE) cancels the job
+ * and is recorded as an interruption; one that comes when that takes too long ends the process at once. A shutdown may
+ * send several.
  */
 #include "postgres.h"
 
@@ -30,7 +31,7 @@
 #include "server/session.h"
 #include "server/xact.h"
 
-#define RECORDING_SECONDS 2     /* time to write down the interruption, in which further SIGTERMs change nothing */
+#define RECORDING_SECONDS 2 /* time to write down the interruption, in which further SIGTERMs change nothing */
 
 static volatile time_t terminating_since;
 
@@ -56,11 +57,11 @@ handle_terminate(SIGNAL_ARGS)
 static void
 copy_text(char *to, size_t size, const char *from)
 {
-    int length = from != NULL ? (int) strlen(from) : 0;
+    int length = from != NULL ? (int)strlen(from) : 0;
 
-    if (length >= (int) size)
-        length = pg_mbcliplen(from, length, (int) size - 1);
-    memcpy(to, from != NULL ? from : "", (size_t) length);
+    if (length >= (int)size)
+        length = pg_mbcliplen(from, length, (int)size - 1);
+    memcpy(to, from != NULL ? from : "", (size_t)length);
     to[length] = '\0';
 }
 
@@ -96,12 +97,11 @@ report_failure(RunSlot *run, const ErrorData *error, RunOutcome *outcome)
         copy_text(outcome->hint, sizeof(outcome->hint), error->hint);
     }
     outcome->sqlstate = error->sqlerrcode;
-    ereport(LOG,
-            (errcode(error->sqlerrcode),
-             errmsg("job \"%s\" %s: %s", job_definitions[run->job].name, outcome->status, outcome->message),
-             outcome->detail[0] != '\0' ? errdetail_internal("%s", outcome->detail) : 0,
-             outcome->hint[0] != '\0' ? errhint("%s", outcome->hint) : 0,
-             errcontext("run %lld of the job", (long long) run->id)));
+    ereport(LOG, (errcode(error->sqlerrcode),
+                  errmsg("job \"%s\" %s: %s", job_definitions[run->job].name, outcome->status, outcome->message),
+                  outcome->detail[0] != '\0' ? errdetail_internal("%s", outcome->detail) : 0,
+                  outcome->hint[0] != '\0' ? errhint("%s", outcome->hint) : 0,
+                  errcontext("run %lld of the job", (long long)run->id)));
 
     initStringInfo(&text);
     appendStringInfoString(&text, session_terminating ? outcome->message : error->message);

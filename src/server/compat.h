@@ -29,15 +29,14 @@
 
 /* 16 exports the function too, not only the record about it. */
 #undef PG_FUNCTION_INFO_V1
-#define PG_FUNCTION_INFO_V1(function) \
-    extern PGDLLEXPORT Datum function(PG_FUNCTION_ARGS); \
-    extern PGDLLEXPORT const Pg_finfo_record *CppConcat(pg_finfo_, function)(void); \
-    const Pg_finfo_record * \
-    CppConcat(pg_finfo_, function)(void) \
-    { \
-        static const Pg_finfo_record record = {1}; \
-        return &record; \
-    } \
+#define PG_FUNCTION_INFO_V1(function)                                                                                  \
+    extern PGDLLEXPORT Datum function(PG_FUNCTION_ARGS);                                                               \
+    extern PGDLLEXPORT const Pg_finfo_record *CppConcat(pg_finfo_, function)(void);                                    \
+    const Pg_finfo_record *CppConcat(pg_finfo_, function)(void)                                                        \
+    {                                                                                                                  \
+        static const Pg_finfo_record record = {1};                                                                     \
+        return &record;                                                                                                \
+    }                                                                                                                  \
     extern int no_such_variable
 
 /* 16 moved GUC values to a memory context of their own; before it they are plain malloc'ed. */
@@ -51,7 +50,7 @@ guc_malloc_compat(size_t size)
 #endif
 
 #if PG_VERSION_NUM >= 170000
-#define MY_PROC_NUMBER ((int) MyProcNumber)
+#define MY_PROC_NUMBER ((int)MyProcNumber)
 #else
 #define MY_PROC_NUMBER (MyProc->pgprocno)
 #endif

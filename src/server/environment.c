@@ -16,7 +16,7 @@ trim_end(char *text)
 {
     size_t length = strlen(text);
 
-    while (length > 0 && isspace((unsigned char) text[length - 1]))
+    while (length > 0 && isspace((unsigned char)text[length - 1]))
         text[--length] = '\0';
 }
 
@@ -25,7 +25,7 @@ static void
 cut_comment(char *text)
 {
     for (char *at = text; *at != '\0'; at++) {
-        if (*at == '#' && (at == text || isspace((unsigned char) at[-1]))) {
+        if (*at == '#' && (at == text || isspace((unsigned char)at[-1]))) {
             *at = '\0';
             return;
         }
@@ -45,12 +45,12 @@ unquote(char *text)
     end = strchr(text + 1, quote);
     if (end == NULL)
         return false;
-    for (rest = end + 1; isspace((unsigned char) *rest); rest++)
+    for (rest = end + 1; isspace((unsigned char)*rest); rest++)
         ;
     if (*rest != '\0' && *rest != '#')
         return false;
     *end = '\0';
-    memmove(text, text + 1, (size_t) (end - text));
+    memmove(text, text + 1, (size_t)(end - text));
     return true;
 }
 
@@ -62,7 +62,7 @@ environment_string(const char *name, const char *otherwise, bool secret)
 
     if (raw == NULL)
         return otherwise;
-    while (isspace((unsigned char) *raw))
+    while (isspace((unsigned char)*raw))
         raw++;
     text = MemoryContextStrdup(TopMemoryContext, raw);
     if (!unquote(text)) {
@@ -82,9 +82,8 @@ environment_bool(const char *name, bool otherwise)
     if (text == NULL || text[0] == '\0')
         return otherwise;
     if (!parse_bool(text, &value))
-        ereport(FATAL,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                 errmsg("environment variable %s has the value \"%s\", which is not a boolean", name, text)));
+        ereport(FATAL, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("environment variable %s has the value \"%s\", which is not a boolean", name, text)));
     return value;
 }
 
@@ -99,7 +98,7 @@ environment_int(const char *name, int otherwise, int minimum, int maximum)
     if (!parse_int(text, &value, 0, NULL) || value < minimum || value > maximum)
         ereport(FATAL,
                 (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                 errmsg("environment variable %s has the value \"%s\", which is not a whole number from %d to %d",
-                        name, text, minimum, maximum)));
+                 errmsg("environment variable %s has the value \"%s\", which is not a whole number from %d to %d", name,
+                        text, minimum, maximum)));
     return value;
 }

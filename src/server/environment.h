@@ -7,9 +7,10 @@
 #include "postgres.h"
 
 /*
- * The value of the environment variable, or `otherwise` when it is not set. A value may stand as it does in the seed's .env file, which
- * some container runtimes pass on raw: blanks around it, one pair of quotes and a comment (` # ...`) behind it are dropped.
- * `secret` values lose no comment unless they are nothing but one. The result lives as long as the process.
+ * The value of the environment variable, or `otherwise` when it is not set. A value may stand as it does in the seed's
+ * .env file, which some container runtimes pass on raw: blanks around it, one pair of quotes and a comment (` # ...`)
+ * behind it are dropped. `secret` values lose no comment unless they are nothing but one. The result lives as long as
+ * the process.
  */
 const char *environment_string(const char *name, const char *otherwise, bool secret);
 

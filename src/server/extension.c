@@ -27,11 +27,10 @@ void
 extension_require(void)
 {
     if (!extension_installed())
-        ereport(ERROR,
-                (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-                 errmsg("extension \"apapacho_jobs\" is not installed in database \"%s\"",
-                        get_database_name(MyDatabaseId)),
-                 errhint("Run CREATE EXTENSION apapacho_jobs in that database.")));
+        ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                        errmsg("extension \"apapacho_jobs\" is not installed in database \"%s\"",
+                               get_database_name(MyDatabaseId)),
+                        errhint("Run CREATE EXTENSION apapacho_jobs in that database.")));
 }
 
 Oid
@@ -43,12 +42,11 @@ extension_owner(void)
     HeapTuple tuple;
     Oid owner = BOOTSTRAP_SUPERUSERID;
 
-    ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ,
-                CStringGetDatum("apapacho_jobs"));
+    ScanKeyInit(&key, Anum_pg_extension_extname, BTEqualStrategyNumber, F_NAMEEQ, CStringGetDatum("apapacho_jobs"));
     scan = systable_beginscan(catalog, ExtensionNameIndexId, true, NULL, 1, &key);
     tuple = systable_getnext(scan);
     if (HeapTupleIsValid(tuple))
-        owner = ((Form_pg_extension) GETSTRUCT(tuple))->extowner;
+        owner = ((Form_pg_extension)GETSTRUCT(tuple))->extowner;
     systable_endscan(scan);
     table_close(catalog, AccessShareLock);
     return owner;

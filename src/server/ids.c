@@ -1,5 +1,6 @@
 /*
- * ids.c: time-ordered uuids (RFC 9562 section 5.7). Runs in any backend; keeps the last millisecond and a counter per process.
+ * ids.c: time-ordered uuids (RFC 9562 section 5.7). Runs in any backend; keeps the last millisecond and a counter per
+ * process.
  */
 #include "postgres.h"
 
@@ -13,8 +14,8 @@
 PG_FUNCTION_INFO_V1(apapacho_uuid_v7);
 
 /*
- * 48 bits of Unix milliseconds, then 12 bits that count within the millisecond (method 1 of section 6.2: the order of one
- * process's ids is kept), then 62 random bits.
+ * 48 bits of Unix milliseconds, then 12 bits that count within the millisecond (method 1 of section 6.2: the order of
+ * one process's ids is kept), then 62 random bits.
  */
 void
 uuid_v7(char text[UUID_TEXT_SIZE])
@@ -27,24 +28,22 @@ uuid_v7(char text[UUID_TEXT_SIZE])
     char *out = text;
 
     if (!pg_strong_random(bytes, sizeof(bytes)))
-        ereport(ERROR,
-                (errcode(ERRCODE_INTERNAL_ERROR),
-                 errmsg("could not generate random values for an identifier")));
+        ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random values for an identifier")));
 
-    ms = (uint64) ((GetCurrentTimestamp() / 1000) +
-                   (int64) (POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000);
+    ms = (uint64)((GetCurrentTimestamp() / 1000) +
+                  (int64)(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000);
     if (ms > last_ms) {
         last_ms = ms;
-        counter = bytes[7] & 0x7f;      /* a random start with room to count upwards */
+        counter = bytes[7] & 0x7f; /* a random start with room to count upwards */
     } else if (++counter > 0xfff) {
-        last_ms++;                      /* more than 4,000 within a millisecond: borrow from the next */
+        last_ms++; /* more than 4,000 within a millisecond: borrow from the next */
         counter = 0;
     }
 
     for (int i = 0; i < 6; i++)
-        bytes[i] = (uint8) (last_ms >> (40 - 8 * i));
-    bytes[6] = 0x70 | (uint8) (counter >> 8);
-    bytes[7] = (uint8) counter;
+        bytes[i] = (uint8)(last_ms >> (40 - 8 * i));
+    bytes[6] = 0x70 | (uint8)(counter >> 8);
+    bytes[7] = (uint8)counter;
     bytes[8] = 0x80 | (bytes[8] & 0x3f);
 
     for (int i = 0; i < 16; i++) {

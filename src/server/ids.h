@@ -1,6 +1,6 @@
 /*
- * ids.h: identifiers for rows of the user's tables, as their ORM writes them: uuid strings. Ours are time-ordered (RFC 9562,
- * version 7), which keeps new index entries together. In SQL: apapacho_jobs.uuid_v7(), which returns text.
+ * ids.h: identifiers for rows of the user's tables, as their ORM writes them: uuid strings. Ours are time-ordered (RFC
+ * 9562, version 7), which keeps new index entries together. In SQL: apapacho_jobs.uuid_v7(), which returns text.
  */
 #ifndef APAPACHO_IDS_H
 #define APAPACHO_IDS_H

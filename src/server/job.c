@@ -14,7 +14,7 @@
 #include "server/job.h"
 #include "server/settings.h"
 
-static bool stopped = false;    /* the run of this process has been told to end early */
+static bool stopped = false; /* the run of this process has been told to end early */
 
 JobId
 job_by_name(const char *name)
@@ -22,19 +22,15 @@ job_by_name(const char *name)
     StringInfoData known;
 
     for (int i = 0; i < JOB_COUNT; i++) {
-        if (strcmp(name, job_definitions[i].name) == 0 ||
-            strcmp(name, job_definitions[i].long_name) == 0)
-            return (JobId) i;
+        if (strcmp(name, job_definitions[i].name) == 0 || strcmp(name, job_definitions[i].long_name) == 0)
+            return (JobId)i;
     }
 
     initStringInfo(&known);
     for (int i = 0; i < JOB_COUNT; i++)
-        appendStringInfo(&known, "%s%s (%s)", i > 0 ? ", " : "", job_definitions[i].name,
-                         job_definitions[i].long_name);
-    ereport(ERROR,
-            (errcode(ERRCODE_UNDEFINED_OBJECT),
-             errmsg("unknown job \"%s\"", name),
-             errhint("The jobs are %s.", known.data)));
+        appendStringInfo(&known, "%s%s (%s)", i > 0 ? ", " : "", job_definitions[i].name, job_definitions[i].long_name);
+    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("unknown job \"%s\"", name),
+                    errhint("The jobs are %s.", known.data)));
 }
 
 bool
@@ -76,8 +72,6 @@ job_argument_int(const JobRun *run, const char *key, int64 otherwise)
     if (value == NULL || value->type == jbvNull)
         return otherwise;
     if (value->type != jbvNumeric)
-        ereport(ERROR,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                 errmsg("argument \"%s\" must be a number", key)));
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("argument \"%s\" must be a number", key)));
     return DatumGetInt64(DirectFunctionCall1(numeric_int8, NumericGetDatum(value->val.numeric)));
 }

@@ -1,8 +1,8 @@
 /*
  * job.h: what a job is to the rest of the server: a name, a schedule and a function that does one run of it.
  *
- * The features (outbox, payout) implement the functions; server/entry.c lists them in the table; the scheduler runs them
- * in background workers. Features know nothing of the scheduler, nor of each other.
+ * The features (outbox, payout) implement the functions; server/entry.c lists them in the table; the scheduler runs
+ * them in background workers. Features know nothing of the scheduler, nor of each other.
  */
 #ifndef APAPACHO_JOB_H
 #define APAPACHO_JOB_H
@@ -12,37 +12,31 @@
 #include "utils/timestamp.h"
 
 /* Ids are the order of the seed's status document and index job_definitions. */
-typedef enum JobId {
-    JOB_OUTBOX,
-    JOB_PAYOUT,
-    JOB_CLEANUP,
-    JOB_RETRY,
-    JOB_COUNT
-} JobId;
+typedef enum JobId { JOB_OUTBOX, JOB_PAYOUT, JOB_CLEANUP, JOB_RETRY, JOB_COUNT } JobId;
 
 typedef enum JobTrigger {
     JOB_TRIGGER_SCHEDULE,
     JOB_TRIGGER_MANUAL,
-    JOB_TRIGGER_RECOVERY    /* goes on with a run that a crash or a shutdown cut off */
+    JOB_TRIGGER_RECOVERY /* goes on with a run that a crash or a shutdown cut off */
 } JobTrigger;
 
 /* One run of a job, as the job's function sees it. */
 typedef struct JobRun {
-    int64 id;               /* apapacho_jobs.run.id */
+    int64 id; /* apapacho_jobs.run.id */
     JobTrigger trigger;
-    const char *arguments;  /* a JSON object, e.g. {"batchSize": 50}; "" when there are none */
-    MemoryContext context;  /* lives as long as the run; the result is allocated here */
+    const char *arguments; /* a JSON object, e.g. {"batchSize": 50}; "" when there are none */
+    MemoryContext context; /* lives as long as the run; the result is allocated here */
 } JobRun;
 
 /*
- * Does one run: called in a worker outside of any transaction; opens and commits its own (server/xact.h). Returns the job's
- * figures as the text of a JSON object, allocated in run->context. Failure is an ERROR, which the worker records.
+ * Does one run: called in a worker outside of any transaction; opens and commits its own (server/xact.h). Returns the
+ * job's figures as the text of a JSON object, allocated in run->context. Failure is an ERROR, which the worker records.
  */
 typedef char *(*JobFunction)(JobRun *run);
 
 typedef struct JobDefinition {
-    const char *name;           /* `outbox` */
-    const char *long_name;      /* `outboxPublisher` */
+    const char *name;      /* `outbox` */
+    const char *long_name; /* `outboxPublisher` */
     JobFunction function;
 } JobDefinition;
 
@@ -52,14 +46,14 @@ extern const JobDefinition job_definitions[JOB_COUNT];
 JobId job_by_name(const char *name);
 
 /*
- * Whether a run should end early, at its next clean point: a scheduled one when the jobs have been switched off meanwhile. Also takes
- * up a configuration reload. Call it between batches, outside of a transaction.
+ * Whether a run should end early, at its next clean point: a scheduled one when the jobs have been switched off
+ * meanwhile. Also takes up a configuration reload. Call it between batches, outside of a transaction.
  */
 bool job_should_stop(const JobRun *run);
 
 /*
- * Whether job_should_stop() has told this run to end early: it is recorded as interrupted and taken up when the jobs are switched on
- * again. job_begin() is the worker's, before each run.
+ * Whether job_should_stop() has told this run to end early: it is recorded as interrupted and taken up when the jobs
+ * are switched on again. job_begin() is the worker's, before each run.
  */
 bool job_was_stopped(void);
 void job_begin(void);

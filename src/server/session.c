@@ -30,7 +30,8 @@ session_start(Oid database, const char *lock_timeout)
 
     /* a database's owner can set these for it */
     pin("role", "none");
-    if (GetConfigOption("transaction_timeout", true, false) != NULL)    /* 17 and later; ends the process, workers included */
+    if (GetConfigOption("transaction_timeout", true, false) !=
+        NULL) /* 17 and later; ends the process, workers included */
         pin("transaction_timeout", "0");
     pin("search_path", "pg_catalog, pg_temp");
     pin("default_transaction_isolation", "read committed");

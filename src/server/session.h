@@ -1,5 +1,6 @@
 /*
- * session.h: the session of a background worker of ours: what the administrator has set for people must not change what jobs mean.
+ * session.h: the session of a background worker of ours: what the administrator has set for people must not change what
+ * jobs mean.
  */
 #ifndef APAPACHO_SESSION_H
 #define APAPACHO_SESSION_H
@@ -12,9 +13,9 @@
 extern volatile sig_atomic_t session_terminating;
 
 /*
- * Connects the process to a database as the bootstrap superuser (to none, for the shared catalogs, with InvalidOid) and pins what
- * its SQL depends on: search_path = pg_catalog, pg_temp; read committed, read-write transactions; no statement or idle timeouts.
- * `lock_timeout` is a value of that setting.
+ * Connects the process to a database as the bootstrap superuser (to none, for the shared catalogs, with InvalidOid) and
+ * pins what its SQL depends on: search_path = pg_catalog, pg_temp; read committed, read-write transactions; no
+ * statement or idle timeouts. `lock_timeout` is a value of that setting.
  */
 void session_start(Oid database, const char *lock_timeout);
 

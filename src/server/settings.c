@@ -1,8 +1,9 @@
 /*
  * settings.c: defines the settings, checks their values and keeps what was parsed from them.
  *
- * Defined once, in the postmaster at preload; every process then has its copy. Check hooks run in any process, at start, SET and
- * reload: they must not raise errors and leave what they parsed in the variable's "extra", which the assign hooks pick up.
+ * Defined once, in the postmaster at preload; every process then has its copy. Check hooks run in any process, at
+ * start, SET and reload: they must not raise errors and leave what they parsed in the variable's "extra", which the
+ * assign hooks pick up.
  */
 #include "postgres.h"
 
@@ -25,7 +26,7 @@ bool setting_enabled;
 char *setting_databases;
 char *setting_schema;
 int setting_outbox_publisher_type;
-const char *setting_outbox_webhook_url = "";     /* its variable's extra */
+const char *setting_outbox_webhook_url = ""; /* its variable's extra */
 int setting_outbox_batch_size;
 int setting_outbox_max_retries;
 int setting_outbox_concurrency;
@@ -34,19 +35,16 @@ int setting_payout_batch_size;
 int setting_history_days;
 
 static char *cron_text[JOB_COUNT];
-static CronSchedule *cron_schedule[JOB_COUNT];  /* each is its variable's extra; NULL when disabled */
+static CronSchedule *cron_schedule[JOB_COUNT]; /* each is its variable's extra; NULL when disabled */
 static char *timezone_name;
-static pg_tz *timezone_setting;                 /* NULL: the server's TimeZone */
-static char *url_variable;                      /* always empty, see keep_hidden */
-static char *secret_variable;                   /* so is this */
-static char *secret_value;                      /* the variable's extra; NULL when there is none */
+static pg_tz *timezone_setting; /* NULL: the server's TimeZone */
+static char *url_variable;      /* always empty, see keep_hidden */
+static char *secret_variable;   /* so is this */
+static char *secret_value;      /* the variable's extra; NULL when there is none */
 static char *secret_file;
 
 static const struct config_enum_entry publisher_types[] = {
-    {"console", PUBLISHER_CONSOLE, false},
-    {"webhook", PUBLISHER_WEBHOOK, false},
-    {NULL, 0, false}
-};
+    {"console", PUBLISHER_CONSOLE, false}, {"webhook", PUBLISHER_WEBHOOK, false}, {NULL, 0, false}};
 
 #define MAX_CRON_LENGTH 255
 #define MAX_SECRET_FILE 4096
@@ -85,8 +83,8 @@ setting_serves_database(const char *name)
 
     if (strcmp(setting_databases, "*") == 0)
         return true;
-    (void) SplitIdentifierString(pstrdup(setting_databases), ',', &names);
-    foreach(cell, names) {
+    (void)SplitIdentifierString(pstrdup(setting_databases), ',', &names);
+    foreach (cell, names) {
         if (strcmp(lfirst(cell), name) == 0)
             return true;
     }
@@ -123,11 +121,10 @@ check_cron(char **newval, void **extra, GucSource source)
     return true;
 }
 
-#define CRON_ASSIGN_HOOK(name, job) \
-    static void \
-    name(const char *newval, void *extra) \
-    { \
-        cron_schedule[job] = extra; \
+#define CRON_ASSIGN_HOOK(name, job)                                                                                    \
+    static void name(const char *newval, void *extra)                                                                  \
+    {                                                                                                                  \
+        cron_schedule[job] = extra;                                                                                    \
     }
 
 CRON_ASSIGN_HOOK(assign_outbox_cron, JOB_OUTBOX)
@@ -166,12 +163,12 @@ check_zone(char **newval, void **extra, GucSource source)
 static void
 assign_zone(const char *newval, void *extra)
 {
-    timezone_setting = extra != NULL ? *(pg_tz **) extra : NULL;
+    timezone_setting = extra != NULL ? *(pg_tz **)extra : NULL;
 }
 
 /*
- * Moves a value that must not be seen into the variable's extra. The variable itself is always empty, so that no view, no log line
- * about a changed parameter and no parallel worker's state ever holds the value.
+ * Moves a value that must not be seen into the variable's extra. The variable itself is always empty, so that no view,
+ * no log line about a changed parameter and no parallel worker's state ever holds the value.
  */
 static bool
 keep_hidden(char **newval, void **extra)
@@ -283,15 +280,13 @@ read_secret_file(void)
 
     if (file < 0)
         ereport(ERROR,
-                (errcode_for_file_access(),
-                 errmsg("could not open the webhook secret's file \"%s\": %m", secret_file),
+                (errcode_for_file_access(), errmsg("could not open the webhook secret's file \"%s\": %m", secret_file),
                  errhint("Check apapacho_jobs.outbox_webhook_secret_file; the server's user must be able to read the "
                          "file.")));
     length = read(file, buffer, sizeof(buffer));
     if (length < 0)
-        ereport(ERROR,
-                (errcode_for_file_access(),
-                 errmsg("could not read the webhook secret's file \"%s\": %m", secret_file)));
+        ereport(ERROR, (errcode_for_file_access(),
+                        errmsg("could not read the webhook secret's file \"%s\": %m", secret_file)));
     CloseTransientFile(file);
     if (length > MAX_SECRET_FILE)
         ereport(ERROR,
@@ -299,11 +294,10 @@ read_secret_file(void)
                  errmsg("the webhook secret's file \"%s\" has more than %d bytes", secret_file, MAX_SECRET_FILE)));
     while (length > 0 && (buffer[length - 1] == '\n' || buffer[length - 1] == '\r'))
         length--;
-    if (length == 0 || memchr(buffer, '\0', (size_t) length) != NULL)
-        ereport(ERROR,
-                (errcode(ERRCODE_CONFIG_FILE_ERROR),
-                 errmsg("the webhook secret's file \"%s\" is empty or not text", secret_file)));
-    secret = pnstrdup(buffer, (Size) length);
+    if (length == 0 || memchr(buffer, '\0', (size_t)length) != NULL)
+        ereport(ERROR, (errcode(ERRCODE_CONFIG_FILE_ERROR),
+                        errmsg("the webhook secret's file \"%s\" is empty or not text", secret_file)));
+    secret = pnstrdup(buffer, (Size)length);
     explicit_bzero(buffer, sizeof(buffer));
     return secret;
 }
@@ -319,26 +313,23 @@ setting_webhook_secret(void)
 }
 
 static void
-define_string(const char *name, const char *description, const char *detail, char **variable,
-              const char *boot, GucContext context, int flags, GucStringCheckHook check,
-              GucStringAssignHook assign, GucShowHook show)
+define_string(const char *name, const char *description, const char *detail, char **variable, const char *boot,
+              GucContext context, int flags, GucStringCheckHook check, GucStringAssignHook assign, GucShowHook show)
 {
     DefineCustomStringVariable(name, description, detail, variable, boot, context, flags, check, assign, show);
 }
 
 static void
-define_cron(JobId job, const char *name, const char *environment, const char *boot,
-            GucStringAssignHook assign)
+define_cron(JobId job, const char *name, const char *environment, const char *boot, GucStringAssignHook assign)
 {
     const char *value = environment_string(environment, boot, false);
     CronSchedule schedule;
     CronError error;
 
     if (value[0] != '\0' && !cron_parse(value, &schedule, &error))
-        ereport(FATAL,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                 errmsg("environment variable %s holds an invalid cron expression: \"%s\"", environment, value),
-                 errdetail("At position %d: %s.", error.position + 1, error.message)));
+        ereport(FATAL, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("environment variable %s holds an invalid cron expression: \"%s\"", environment, value),
+                        errdetail("At position %d: %s.", error.position + 1, error.message)));
     define_string(name, "Schedule of the job as a cron expression.",
                   "Minute, hour, day of month, month, day of week. Empty disables the job.", &cron_text[job], value,
                   PGC_SUSET, 0, check_cron, assign, NULL);
@@ -354,8 +345,8 @@ define_scheduler_settings(void)
                   "Names separated by commas, or * for every database.", &setting_databases, "*", PGC_SIGHUP, 0,
                   check_databases, NULL, NULL);
     define_string("apapacho_jobs.timezone", "Time zone of the schedules and of calendar days.",
-                  "Empty means the server's TimeZone.", &timezone_name, "", PGC_SUSET, 0, check_zone,
-                  assign_zone, NULL);
+                  "Empty means the server's TimeZone.", &timezone_name, "", PGC_SUSET, 0, check_zone, assign_zone,
+                  NULL);
     define_cron(JOB_OUTBOX, "apapacho_jobs.outbox_cron", "OUTBOX_CRON", "* * * * *", assign_outbox_cron);
     define_cron(JOB_PAYOUT, "apapacho_jobs.payout_cron", "PAYOUT_CRON", "0 2 * * 0", assign_payout_cron);
     define_cron(JOB_CLEANUP, "apapacho_jobs.cleanup_cron", "CLEANUP_CRON", "0 3 * * *", assign_cleanup_cron);
@@ -376,10 +367,9 @@ publisher_type_from_environment(void)
     }
     if (text[0] == '\0')
         return PUBLISHER_CONSOLE;
-    ereport(FATAL,
-            (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-             errmsg("environment variable OUTBOX_PUBLISHER_TYPE has the value \"%s\"", text),
-             errhint("The types are console and webhook.")));
+    ereport(FATAL, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                    errmsg("environment variable OUTBOX_PUBLISHER_TYPE has the value \"%s\"", text),
+                    errhint("The types are console and webhook.")));
 }
 
 /* A bad default from the environment must not be repeated in a message either. */
@@ -391,13 +381,11 @@ check_webhook_environment(void)
     char error[160];
 
     if (url[0] != '\0' && !delivery_url_check(url, error, sizeof(error)))
-        ereport(FATAL,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                 errmsg("environment variable OUTBOX_WEBHOOK_URL is not a usable URL: %s", error)));
+        ereport(FATAL, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("environment variable OUTBOX_WEBHOOK_URL is not a usable URL: %s", error)));
     if (secret[0] != '\0' && !signing_secret_check(secret, error, sizeof(error)))
-        ereport(FATAL,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                 errmsg("environment variable OUTBOX_WEBHOOK_SECRET is not a usable secret: %s", error)));
+        ereport(FATAL, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("environment variable OUTBOX_WEBHOOK_SECRET is not a usable secret: %s", error)));
 }
 
 static void
@@ -406,28 +394,27 @@ define_outbox_settings(void)
     check_webhook_environment();
     DefineCustomEnumVariable("apapacho_jobs.outbox_publisher_type", "Where outbox events are published.",
                              "console writes a log line for each event, webhook posts it to "
-                             "apapacho_jobs.outbox_webhook_url.", &setting_outbox_publisher_type,
-                             publisher_type_from_environment(), publisher_types, PGC_SUSET, 0, NULL, NULL, NULL);
-    define_string("apapacho_jobs.outbox_webhook_url", "URL that events are posted to.", NULL,
-                  &url_variable, environment_string("OUTBOX_WEBHOOK_URL", "", false), PGC_SUSET,
-                  GUC_SUPERUSER_ONLY, check_webhook_url, assign_webhook_url, show_webhook_url);
+                             "apapacho_jobs.outbox_webhook_url.",
+                             &setting_outbox_publisher_type, publisher_type_from_environment(), publisher_types,
+                             PGC_SUSET, 0, NULL, NULL, NULL);
+    define_string("apapacho_jobs.outbox_webhook_url", "URL that events are posted to.", NULL, &url_variable,
+                  environment_string("OUTBOX_WEBHOOK_URL", "", false), PGC_SUSET, GUC_SUPERUSER_ONLY, check_webhook_url,
+                  assign_webhook_url, show_webhook_url);
     /* Not for ALTER DATABASE or ALTER ROLE (hence not SUSET): everybody can read what these store. */
     define_string("apapacho_jobs.outbox_webhook_secret", "Secret that webhooks are signed with.", NULL,
                   &secret_variable, environment_string("OUTBOX_WEBHOOK_SECRET", "", true), PGC_SIGHUP,
-                  GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NO_RESET_ALL | GUC_NOT_IN_SAMPLE, check_secret, assign_secret, show_secret);
-    define_string("apapacho_jobs.outbox_webhook_secret_file",
-                  "File that holds the secret that webhooks are signed with.",
-                  "Used when apapacho_jobs.outbox_webhook_secret is empty; read at the start of each run.", &secret_file,
-                  environment_string("OUTBOX_WEBHOOK_SECRET_FILE", "", false), PGC_SUSET, GUC_SUPERUSER_ONLY, NULL,
-                  NULL, NULL);
+                  GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NO_RESET_ALL | GUC_NOT_IN_SAMPLE, check_secret,
+                  assign_secret, show_secret);
+    define_string(
+        "apapacho_jobs.outbox_webhook_secret_file", "File that holds the secret that webhooks are signed with.",
+        "Used when apapacho_jobs.outbox_webhook_secret is empty; read at the start of each run.", &secret_file,
+        environment_string("OUTBOX_WEBHOOK_SECRET_FILE", "", false), PGC_SUSET, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.outbox_batch_size", "Events that a publisher claims at once.", NULL,
-                            &setting_outbox_batch_size,
-                            environment_int("OUTBOX_BATCH_SIZE", 1000, 1, 10000), 1, 10000,
+                            &setting_outbox_batch_size, environment_int("OUTBOX_BATCH_SIZE", 1000, 1, 10000), 1, 10000,
                             PGC_SUSET, 0, NULL, NULL, NULL);
-    DefineCustomIntVariable("apapacho_jobs.outbox_max_retries", "Attempts after which an event counts as failed.",
-                            NULL, &setting_outbox_max_retries,
-                            environment_int("OUTBOX_MAX_RETRIES", 10, 1, 1000), 1, 1000, PGC_SUSET, 0,
-                            NULL, NULL, NULL);
+    DefineCustomIntVariable("apapacho_jobs.outbox_max_retries", "Attempts after which an event counts as failed.", NULL,
+                            &setting_outbox_max_retries, environment_int("OUTBOX_MAX_RETRIES", 10, 1, 1000), 1, 1000,
+                            PGC_SUSET, 0, NULL, NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.outbox_concurrency", "Webhook requests in flight at once.", NULL,
                             &setting_outbox_concurrency, 64, 1, 1024, PGC_SUSET, 0, NULL, NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.outbox_timeout", "Time that a webhook request may take, answer included.",

@@ -1,8 +1,8 @@
 /*
  * settings.h: the extension's settings (GUCs), spec section 2.
  *
- * Every variable is defined at preload with the value of the seed's environment variable as its default. Strings are never
- * NULL. Read them directly; they change at ProcessConfigFile() only, never in between.
+ * Every variable is defined at preload with the value of the seed's environment variable as its default. Strings are
+ * never NULL. Read them directly; they change at ProcessConfigFile() only, never in between.
  */
 #ifndef APAPACHO_SETTINGS_H
 #define APAPACHO_SETTINGS_H
@@ -15,22 +15,19 @@
 #include "server/job.h"
 
 /* Kinds of publisher, apapacho_jobs.outbox_publisher_type. */
-typedef enum PublisherType {
-    PUBLISHER_CONSOLE,
-    PUBLISHER_WEBHOOK
-} PublisherType;
+typedef enum PublisherType { PUBLISHER_CONSOLE, PUBLISHER_WEBHOOK } PublisherType;
 
-extern bool setting_enabled;                /* apapacho_jobs.enabled */
-extern char *setting_databases;             /* apapacho_jobs.databases: names separated by commas, or * */
-extern char *setting_schema;                /* apapacho_jobs.schema: where the user's tables are */
-extern int setting_outbox_publisher_type;   /* a PublisherType */
-extern const char *setting_outbox_webhook_url;    /* empty: none; a secret in so far as it may hold credentials */
-extern int setting_outbox_batch_size;       /* events claimed at once, 1..10000 */
-extern int setting_outbox_max_retries;      /* attempts after which an event is failed, 1..1000 */
-extern int setting_outbox_concurrency;      /* transfers in flight at once, 1..1024 */
-extern int setting_outbox_timeout;          /* a transfer's total deadline, ms */
-extern int setting_payout_batch_size;       /* creators in one transaction, 1..100000 */
-extern int setting_history_days;            /* days that finished runs are kept, 0: for ever */
+extern bool setting_enabled;                   /* apapacho_jobs.enabled */
+extern char *setting_databases;                /* apapacho_jobs.databases: names separated by commas, or * */
+extern char *setting_schema;                   /* apapacho_jobs.schema: where the user's tables are */
+extern int setting_outbox_publisher_type;      /* a PublisherType */
+extern const char *setting_outbox_webhook_url; /* empty: none; a secret in so far as it may hold credentials */
+extern int setting_outbox_batch_size;          /* events claimed at once, 1..10000 */
+extern int setting_outbox_max_retries;         /* attempts after which an event is failed, 1..1000 */
+extern int setting_outbox_concurrency;         /* transfers in flight at once, 1..1024 */
+extern int setting_outbox_timeout;             /* a transfer's total deadline, ms */
+extern int setting_payout_batch_size;          /* creators in one transaction, 1..100000 */
+extern int setting_history_days;               /* days that finished runs are kept, 0: for ever */
 
 /* The schedule of a job and its text; NULL schedule and "" text when the job's setting is empty (disabled). */
 const CronSchedule *setting_cron(JobId job);
@@ -43,9 +40,9 @@ pg_tz *setting_timezone(void);
 bool setting_serves_database(const char *name);
 
 /*
- * The webhook secret, palloc'ed, or NULL when there is none: apapacho_jobs.outbox_webhook_secret, else the contents (less the
- * trailing line end) of apapacho_jobs.outbox_webhook_secret_file. Raises an ERROR that names the file when it cannot be read.
- * The caller wipes it with explicit_bzero when done.
+ * The webhook secret, palloc'ed, or NULL when there is none: apapacho_jobs.outbox_webhook_secret, else the contents
+ * (less the trailing line end) of apapacho_jobs.outbox_webhook_secret_file. Raises an ERROR that names the file when it
+ * cannot be read. The caller wipes it with explicit_bzero when done.
  */
 char *setting_webhook_secret(void);
 

@@ -1,5 +1,6 @@
 /*
- * user_tables.h: the user's tables (spec section 4): their names in the configured schema, and whether they are what we need.
+ * user_tables.h: the user's tables (spec section 4): their names in the configured schema, and whether they are what we
+ * need.
  */
 #ifndef APAPACHO_USER_TABLES_H
 #define APAPACHO_USER_TABLES_H
@@ -23,10 +24,10 @@ char *user_table_name(UserTable table);
 char *user_type_name(const char *type);
 
 /*
- * Makes sure, within the current transaction, that the table exists, is an ordinary or partitioned table (not a view, through which its
- * owner could run code as us) and has the columns that we use; locks it in AccessShareLock to the end of the transaction so
- * that it stays so. Returns its owner, for run_as(). ERROR undefined_table / undefined_column / wrong_object_type with the
- * hint otherwise; datatype_mismatch when a column is of another type.
+ * Makes sure, within the current transaction, that the table exists, is an ordinary or partitioned table (not a view,
+ * through which its owner could run code as us) and has the columns that we use; locks it in AccessShareLock to the end
+ * of the transaction so that it stays so. Returns its owner, for run_as(). ERROR undefined_table / undefined_column /
+ * wrong_object_type with the hint otherwise; datatype_mismatch when a column is of another type.
  */
 Oid user_table_check(UserTable table);
 

@@ -22,13 +22,14 @@ PG_FUNCTION_INFO_V1(apapacho_in_worker);
 /* Whether the transaction is one of ours (a worker's), in which nobody else has queued a deferred trigger. */
 static bool own_transaction = false;
 
-/* Whether it is between the run_as() and run_as_end() of the job itself: those of functions that users' triggers call are inside. */
+/* Whether it is between the run_as() and run_as_end() of the job itself: those of functions that users' triggers call
+ * are inside. */
 static bool in_role = false;
 
 void
 xact_begin(const char *activity)
 {
-    if (session_terminating)    /* no standby that does not answer may hold up a shutdown */
+    if (session_terminating) /* no standby that does not answer may hold up a shutdown */
         SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
     SetCurrentStatementStartTimestamp();
     StartTransactionCommand();
@@ -60,7 +61,7 @@ void
 xact_abort(void)
 {
     HOLD_INTERRUPTS();
-    AbortCurrentTransaction();      /* closes SPI and drops the snapshots too */
+    AbortCurrentTransaction(); /* closes SPI and drops the snapshots too */
     own_transaction = in_role = false;
     pgstat_report_stat(true);
     pgstat_report_activity(STATE_IDLE, NULL);
@@ -76,10 +77,10 @@ run_as(RunAs *saved, Oid role)
     if (saved->is_outermost)
         in_role = true;
     saved->guc_level = NewGUCNestLevel();
-    (void) set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION,
-                             GUC_ACTION_SAVE, true, 0, false);
+    (void)set_config_option("search_path", "pg_catalog, pg_temp", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0,
+                            false);
     /* An error, never an answer in which rows are missing: a policy may apply to the owner too. */
-    (void) set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    (void)set_config_option("row_security", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 }
 
 void
@@ -90,8 +91,9 @@ run_as_end(const RunAs *saved)
         int security_context;
 
         /*
-         * The commit is the superuser's: nothing of the role's may be left for it, neither a cursor WITH HOLD, whose query it would run, nor
-         * a deferred trigger. What the triggers fired here would leave behind in their turn is refused.
+         * The commit is the superuser's: nothing of the role's may be left for it, neither a cursor WITH HOLD, whose
+         * query it would run, nor a deferred trigger. What the triggers fired here would leave behind in their turn is
+         * refused.
          */
         if (SPI_execute("CLOSE ALL", false, 0) < 0)
             elog(ERROR, "could not close the cursors");
@@ -113,8 +115,7 @@ apapacho_in_worker(PG_FUNCTION_ARGS)
 }
 
 uint64
-spi_run(const char *sql, int count, Oid *types, Datum *values, const char *nulls, bool read_only,
-        long limit)
+spi_run(const char *sql, int count, Oid *types, Datum *values, const char *nulls, bool read_only, long limit)
 {
     int status = SPI_execute_with_args(sql, count, types, values, nulls, read_only, limit);
 
@@ -138,12 +139,12 @@ spi_int64(uint64 row, int column)
     if (is_null)
         return 0;
     switch (SPI_gettypeid(SPI_tuptable->tupdesc, column)) {
-        case INT4OID:
-            return DatumGetInt32(value);
-        case INT8OID:
-            return DatumGetInt64(value);
-        default:
-            elog(ERROR, "column %d is no integer", column);
+    case INT4OID:
+        return DatumGetInt32(value);
+    case INT8OID:
+        return DatumGetInt64(value);
+    default:
+        elog(ERROR, "column %d is no integer", column);
     }
 }
 
@@ -152,6 +153,6 @@ spi_is_null(uint64 row, int column)
 {
     bool is_null;
 
-    (void) SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &is_null);
+    (void)SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &is_null);
     return is_null;
 }

@@ -1,10 +1,10 @@
 /*
  * xact.h: the transactions of a worker, and whom its statements run as.
  *
- * A worker is connected as the bootstrap superuser. It reads and writes the extension's own tables as that, but every statement
- * that names a user's table, a SELECT too, can run code of the user's (triggers, defaults, constraints; expressions of indexes while it is
- * being planned), so that happens as the owner of the table, between run_as() and run_as_end(), with SET ROLE and SET
- * SESSION AUTHORIZATION forbidden.
+ * A worker is connected as the bootstrap superuser. It reads and writes the extension's own tables as that, but every
+ * statement that names a user's table, a SELECT too, can run code of the user's (triggers, defaults, constraints;
+ * expressions of indexes while it is being planned), so that happens as the owner of the table, between run_as() and
+ * run_as_end(), with SET ROLE and SET SESSION AUTHORIZATION forbidden.
  */
 #ifndef APAPACHO_XACT_H
 #define APAPACHO_XACT_H
@@ -14,8 +14,9 @@
 #include "executor/spi.h"
 
 /*
- * Starts a transaction with SPI connected and a snapshot pushed. `activity` is shown in pg_stat_activity: constant text, never
- * data. In a worker only, outside of any transaction. An ERROR inside is dealt with by the worker's main loop.
+ * Starts a transaction with SPI connected and a snapshot pushed. `activity` is shown in pg_stat_activity: constant
+ * text, never data. In a worker only, outside of any transaction. An ERROR inside is dealt with by the worker's main
+ * loop.
  */
 void xact_begin(const char *activity);
 
@@ -29,27 +30,29 @@ typedef struct RunAs {
     Oid user;
     int security_context;
     int guc_level;
-    bool is_outermost;      /* of a worker's transaction: what the role leaves behind is dealt with at its end */
+    bool is_outermost; /* of a worker's transaction: what the role leaves behind is dealt with at its end */
 } RunAs;
 
-/* From here to run_as_end(), SQL runs as `role` with search_path = pg_catalog, pg_temp. For workers and for SQL functions alike. */
+/* From here to run_as_end(), SQL runs as `role` with search_path = pg_catalog, pg_temp. For workers and for SQL
+ * functions alike. */
 void run_as(RunAs *saved, Oid role);
 
 /*
- * Becomes who it was. In a worker's transaction it first fires the deferred triggers that the statements in between have
- * queued, still as the role; in a caller's transaction they stay for the caller's commit, as with any function.
+ * Becomes who it was. In a worker's transaction it first fires the deferred triggers that the statements in between
+ * have queued, still as the role; in a caller's transaction they stay for the caller's commit, as with any function.
  */
 void run_as_end(const RunAs *saved);
 
 /*
- * SPI_execute_with_args with the status checked: a wrong status is an internal error. Returns the number of rows. `types`, `values` and
- * `nulls` (' ' or 'n' for each) as for SPI; nulls may be NULL.
+ * SPI_execute_with_args with the status checked: a wrong status is an internal error. Returns the number of rows.
+ * `types`, `values` and `nulls` (' ' or 'n' for each) as for SPI; nulls may be NULL.
  */
 uint64 spi_run(const char *sql, int count, Oid *types, Datum *values, const char *nulls, bool read_only, long limit);
 
-/* The value of a column of a row of the last result (SPI_tuptable), as text, palloc'ed in the current context; NULL when null. */
+/* The value of a column of a row of the last result (SPI_tuptable), as text, palloc'ed in the current context; NULL
+ * when null. */
 char *spi_text(uint64 row, int column);
-int64 spi_int64(uint64 row, int column);    /* 0 when null; the column's type is bigint or integer */
+int64 spi_int64(uint64 row, int column); /* 0 when null; the column's type is bigint or integer */
 bool spi_is_null(uint64 row, int column);
 
 #endif

@@ -3,8 +3,8 @@
  *
  *   load URL COUNT IN_FLIGHT BODY_BYTES
  *
- * Posts COUNT bodies with an HMAC-SHA256 over each, IN_FLIGHT at once over reused connections, and prints the requests per
- * second. Shares no code with the extension. One process; exits 1 when a request was not answered with 2xx.
+ * Posts COUNT bodies with an HMAC-SHA256 over each, IN_FLIGHT at once over reused connections, and prints the requests
+ * per second. Shares no code with the extension. One process; exits 1 when a request was not answered with 2xx.
  */
 #include <curl/curl.h>
 #include <openssl/evp.h>
@@ -17,7 +17,8 @@
 static char *body;
 static size_t body_length;
 
-static double seconds_now(void)
+static double
+seconds_now(void)
 {
     struct timespec now;
 
@@ -25,7 +26,8 @@ static double seconds_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-static size_t discard(char *data, size_t size, size_t count, void *context)
+static size_t
+discard(char *data, size_t size, size_t count, void *context)
 {
     (void)data;
     (void)context;
@@ -33,7 +35,8 @@ static size_t discard(char *data, size_t size, size_t count, void *context)
 }
 
 /* The headers of one request, the signature among them; freed when its transfer has ended. */
-static struct curl_slist *sign(long number)
+static struct curl_slist *
+sign(long number)
 {
     struct curl_slist *headers = NULL;
     unsigned char mac[EVP_MAX_MD_SIZE];
@@ -51,7 +54,8 @@ static struct curl_slist *sign(long number)
     return curl_slist_append(headers, "Expect:");
 }
 
-static void start(CURLM *multi, CURL *easy, long number)
+static void
+start(CURLM *multi, CURL *easy, long number)
 {
     struct curl_slist *headers = sign(number);
 
@@ -61,7 +65,8 @@ static void start(CURLM *multi, CURL *easy, long number)
 }
 
 /* Takes what has ended; starts as many again. Returns how many ended badly. */
-static long collect(CURLM *multi, long count, long *started, long *ended)
+static long
+collect(CURLM *multi, long count, long *started, long *ended)
 {
     CURLMsg *message;
     long bad = 0;
@@ -86,7 +91,8 @@ static long collect(CURLM *multi, long count, long *started, long *ended)
     return bad;
 }
 
-int main(int argc, char **argv)
+int
+main(int argc, char **argv)
 {
     long count, in_flight, started = 0, ended = 0, bad = 0;
     double begin;

@@ -28,7 +28,7 @@ require(bool holds, const char *promise, const char *text)
 static int32_t
 changing_offset(void *context, int64_t utc)
 {
-    (void) context;
+    (void)context;
     return -9000 + ((utc / (SECONDS_PER_DAY * 100)) % 2 == 0 ? 3600 : 0);
 }
 
@@ -38,14 +38,13 @@ check_error(const CronError *error, const char *text)
     size_t length = strlen(error->message);
     size_t i;
 
-    require(error->position >= 0 && (size_t) error->position <= strlen(text),
-            "an error's position is in the text", text);
+    require(error->position >= 0 && (size_t)error->position <= strlen(text), "an error's position is in the text",
+            text);
     require(strncmp(error->message, error->field, strlen(error->field)) == 0,
             "an error's message begins with the field's name", text);
     require(length > 0 && length < sizeof(error->message) - 1, "an error's message is whole", text);
     for (i = 0; i < length; i++) {
-        require(error->message[i] >= 0x20 && error->message[i] < 0x7f,
-                "an error's message is printable ASCII", text);
+        require(error->message[i] >= 0x20 && error->message[i] < 0x7f, "an error's message is printable ASCII", text);
     }
 }
 
@@ -53,8 +52,8 @@ check_error(const CronError *error, const char *text)
 static int64_t
 longest_wait(const CronSchedule *schedule)
 {
-    bool leap_day_only = schedule->months == 1U << 2 && !schedule->last_day
-                         && (schedule->days & ~((1U << 29) | (1U << 30) | (1U << 31))) == 0;
+    bool leap_day_only = schedule->months == 1U << 2 && !schedule->last_day &&
+                         (schedule->days & ~((1U << 29) | (1U << 30) | (1U << 31))) == 0;
     bool both_must_match = schedule->day_star || schedule->weekday_star;
 
     if (!both_must_match || schedule->weekdays == 0x7f) {
@@ -111,8 +110,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else if (schedule.kind == CRON_KIND_INTERVAL) {
         int64_t next;
 
-        require(schedule.interval_seconds >= 1 && schedule.interval_seconds <= 59,
-                "an interval is 1-59 seconds", text);
+        require(schedule.interval_seconds >= 1 && schedule.interval_seconds <= 59, "an interval is 1-59 seconds", text);
         require(cron_next(&schedule, NULL, 0, &next) && next == schedule.interval_seconds,
                 "an interval counts from the instant asked for", text);
     } else {

@@ -19,12 +19,12 @@
 static int32_t
 libc_offset(void *context, int64_t utc)
 {
-    time_t instant = (time_t) utc;
+    time_t instant = (time_t)utc;
     struct tm local;
 
-    (void) context;
+    (void)context;
     localtime_r(&instant, &local);
-    return (int32_t) local.tm_gmtoff;
+    return (int32_t)local.tm_gmtoff;
 }
 
 static const CronZone libc_zone = {libc_offset, NULL};
@@ -42,20 +42,20 @@ utc(const char *text)
 {
     struct tm tm = {0};
 
-    if (sscanf(text, "%d-%d-%d %d:%d:%d", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour,
-               &tm.tm_min, &tm.tm_sec) < 5) {
+    if (sscanf(text, "%d-%d-%d %d:%d:%d", &tm.tm_year, &tm.tm_mon, &tm.tm_mday, &tm.tm_hour, &tm.tm_min, &tm.tm_sec) <
+        5) {
         printf("bad time in a test: %s\n", text);
         exit(2);
     }
     tm.tm_year -= 1900;
     tm.tm_mon -= 1;
-    return (int64_t) timegm(&tm);
+    return (int64_t)timegm(&tm);
 }
 
 static const char *
 show(int64_t instant, char *buffer, size_t size)
 {
-    time_t value = (time_t) instant;
+    time_t value = (time_t)instant;
     struct tm tm;
 
     gmtime_r(&value, &tm);
@@ -87,21 +87,19 @@ test_field_values(void)
         {"59 23 31 12 6", BIT(59), BIT(23), BIT(31), BIT(12), BIT(6), ""},
         {"007 03 09 010 06", BIT(7), BIT(3), BIT(9), BIT(10), BIT(6), ""},
         {"1,3,3,5-7 0 1 1 1", BIT(1) | BIT(3) | BIT(5) | BIT(6) | BIT(7), 1, 2, 2, 2, ""},
-        {"*/20 */12 */10 */5 */2", 1 | BIT(20) | BIT(40), 1 | BIT(12),
-         BIT(1) | BIT(11) | BIT(21) | BIT(31), BIT(1) | BIT(6) | BIT(11),
-         BIT(0) | BIT(2) | BIT(4) | BIT(6), "mhdw"},
-        {"1-9/2 0-23/23 5-5 2-2/1 1-7/3", BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(9), 1 | BIT(23),
-         BIT(5), BIT(2), BIT(1) | BIT(4) | BIT(0), ""},
+        {"*/20 */12 */10 */5 */2", 1 | BIT(20) | BIT(40), 1 | BIT(12), BIT(1) | BIT(11) | BIT(21) | BIT(31),
+         BIT(1) | BIT(6) | BIT(11), BIT(0) | BIT(2) | BIT(4) | BIT(6), "mhdw"},
+        {"1-9/2 0-23/23 5-5 2-2/1 1-7/3", BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(9), 1 | BIT(23), BIT(5), BIT(2),
+         BIT(1) | BIT(4) | BIT(0), ""},
         {"*/59 */23 */31 */12 */7", 1 | BIT(59), 1 | BIT(23), BIT(1), BIT(1), 1, "mhdw"},
         {"5-9/59 0 1 1 1", BIT(5), 1, 2, 2, 2, ""},
         {"*,5 0 1,* * 1,*", ALL_MINUTES, 1, ALL_DAYS, ALL_MONTHS, ALL_WEEKDAYS, "m"},
         {"0 0 * * 7", 1, 1, ALL_DAYS, ALL_MONTHS, 1, "d"},
         {"0 0 * * 5-7", 1, 1, ALL_DAYS, ALL_MONTHS, BIT(5) | BIT(6) | BIT(0), "d"},
         {"0 0 * * 0-7", 1, 1, ALL_DAYS, ALL_MONTHS, ALL_WEEKDAYS, "d"},
-        {"0 0 1 JAN,mar-May sUn,Tue-thu", 1, 1, 2, BIT(1) | BIT(3) | BIT(4) | BIT(5),
-         BIT(0) | BIT(2) | BIT(3) | BIT(4), ""},
-        {"0 0 1 feb-12/5 mon-7/2", 1, 1, 2, BIT(2) | BIT(7) | BIT(12),
-         BIT(1) | BIT(3) | BIT(5) | BIT(0), ""},
+        {"0 0 1 JAN,mar-May sUn,Tue-thu", 1, 1, 2, BIT(1) | BIT(3) | BIT(4) | BIT(5), BIT(0) | BIT(2) | BIT(3) | BIT(4),
+         ""},
+        {"0 0 1 feb-12/5 mon-7/2", 1, 1, 2, BIT(2) | BIT(7) | BIT(12), BIT(1) | BIT(3) | BIT(5) | BIT(0), ""},
         {"0 11 $ * *", 1, BIT(11), 0, ALL_MONTHS, ALL_WEEKDAYS, "w$"},
         {"0 11 $ 2 5", 1, BIT(11), 0, BIT(2), BIT(5), "$"},
         {"0 0 29 2 *", 1, 1, BIT(29), BIT(2), ALL_WEEKDAYS, "w"},
@@ -125,15 +123,15 @@ test_field_values(void)
             printf("    %s: %s\n", cases[i].text, error.message);
             continue;
         }
-        if (!CHECK(schedule.kind == CRON_KIND_FIELDS && schedule.interval_seconds == 0
-                   && schedule.minutes == cases[i].minutes && schedule.hours == cases[i].hours
-                   && schedule.days == cases[i].days && schedule.months == cases[i].months
-                   && schedule.weekdays == cases[i].weekdays
-                   && schedule.minute_star == (strchr(cases[i].stars, 'm') != NULL)
-                   && schedule.hour_star == (strchr(cases[i].stars, 'h') != NULL)
-                   && schedule.day_star == (strchr(cases[i].stars, 'd') != NULL)
-                   && schedule.weekday_star == (strchr(cases[i].stars, 'w') != NULL)
-                   && schedule.last_day == (strchr(cases[i].stars, '$') != NULL))) {
+        if (!CHECK(schedule.kind == CRON_KIND_FIELDS && schedule.interval_seconds == 0 &&
+                   schedule.minutes == cases[i].minutes && schedule.hours == cases[i].hours &&
+                   schedule.days == cases[i].days && schedule.months == cases[i].months &&
+                   schedule.weekdays == cases[i].weekdays &&
+                   schedule.minute_star == (strchr(cases[i].stars, 'm') != NULL) &&
+                   schedule.hour_star == (strchr(cases[i].stars, 'h') != NULL) &&
+                   schedule.day_star == (strchr(cases[i].stars, 'd') != NULL) &&
+                   schedule.weekday_star == (strchr(cases[i].stars, 'w') != NULL) &&
+                   schedule.last_day == (strchr(cases[i].stars, '$') != NULL))) {
             printf("    %s\n", cases[i].text);
         }
     }
@@ -146,9 +144,8 @@ test_other_kinds(void)
         const char *text;
         int seconds; /* 0: at server start */
     } cases[] = {
-        {"1 second", 1},        {"1 seconds", 1}, {" 30 sEcOnDs ", 30}, {"17  seconds\t", 17},
-        {"59 seconds", 59},     {"2 second", 2},  {"5seconds", 5},      {"007\tSECONDS", 7},
-        {"  @reboot  ", 0},     {"@restart", 0},
+        {"1 second", 1}, {"1 seconds", 1}, {" 30 sEcOnDs ", 30}, {"17  seconds\t", 17}, {"59 seconds", 59},
+        {"2 second", 2}, {"5seconds", 5},  {"007\tSECONDS", 7},  {"  @reboot  ", 0},    {"@restart", 0},
     };
     size_t i;
 
@@ -174,10 +171,8 @@ static const struct {
     const char *field;
     const char *message;
 } error_cases[] = {
-    {"", 0, "expression",
-     "expression: empty, expected five fields, an @name or \"N seconds\""},
-    {" \t ", 3, "expression",
-     "expression: empty, expected five fields, an @name or \"N seconds\""},
+    {"", 0, "expression", "expression: empty, expected five fields, an @name or \"N seconds\""},
+    {" \t ", 3, "expression", "expression: empty, expected five fields, an @name or \"N seconds\""},
     {"61 * * * *", 0, "minute", "minute field: value 61 is out of range 0-59"},
     {"* 24 * * *", 2, "hour", "hour field: value 24 is out of range 0-23"},
     {"* * 0 * *", 4, "day-of-month", "day-of-month field: value 0 is out of range 1-31"},
@@ -185,27 +180,19 @@ static const struct {
     {"* * * 13 *", 6, "month", "month field: value 13 is out of range 1-12"},
     {"* * * 0 *", 6, "month", "month field: value 0 is out of range 1-12"},
     {"* * * * 8", 8, "day-of-week", "day-of-week field: value 8 is out of range 0-7"},
-    {"99999999999999999999 * * * *", 0, "minute",
-     "minute field: value 99999999999999999999 is out of range 0-59"},
-    {"4294967296 * * * *", 0, "minute",
-     "minute field: value 4294967296 is out of range 0-59"},
+    {"99999999999999999999 * * * *", 0, "minute", "minute field: value 99999999999999999999 is out of range 0-59"},
+    {"4294967296 * * * *", 0, "minute", "minute field: value 4294967296 is out of range 0-59"},
     {"1,999999999999999999999999999999 * * * *", 2, "minute",
      "minute field: value 999999999999999999999999... is out of range 0-59"},
-    {"*/5000000000 * * * *", 2, "minute",
-     "minute field: step 5000000000 is out of range 1-59"},
+    {"*/5000000000 * * * *", 2, "minute", "minute field: step 5000000000 is out of range 1-59"},
     {"* * * *", 7, "day-of-week",
      "day-of-week field: missing, expected five fields: minute hour day-of-month month "
      "day-of-week"},
-    {"5 ", 2, "hour",
-     "hour field: missing, expected five fields: minute hour day-of-month month day-of-week"},
-    {"0 0 $", 5, "month",
-     "month field: missing, expected five fields: minute hour day-of-month month day-of-week"},
-    {"* * * * * *", 10, "expression",
-     "expression: expected end of text after the fifth field, found \"*\""},
-    {"0 0 * * * root  ", 10, "expression",
-     "expression: expected end of text after the fifth field, found \"root\""},
-    {"0 0 * * *\xc3\xa9", 9, "day-of-week",
-     "day-of-week field: expected \",\" or a blank, found byte 0xc3"},
+    {"5 ", 2, "hour", "hour field: missing, expected five fields: minute hour day-of-month month day-of-week"},
+    {"0 0 $", 5, "month", "month field: missing, expected five fields: minute hour day-of-month month day-of-week"},
+    {"* * * * * *", 10, "expression", "expression: expected end of text after the fifth field, found \"*\""},
+    {"0 0 * * * root  ", 10, "expression", "expression: expected end of text after the fifth field, found \"root\""},
+    {"0 0 * * *\xc3\xa9", 9, "day-of-week", "day-of-week field: expected \",\" or a blank, found byte 0xc3"},
     {"5x * * * *", 1, "minute", "minute field: unexpected \"x\" after value 5"},
     {"1-5x * * * *", 3, "minute", "minute field: unexpected \"x\" after value 5"},
     {"*/5x * * * *", 3, "minute", "minute field: unexpected \"x\" after step 5"},
@@ -230,33 +217,24 @@ static const struct {
     {"-1 * * * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"-\""},
     {"-1 seconds", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"-\""},
     {"? * * * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"?\""},
-    {"0 0 L * *", 4, "day-of-month",
-     "day-of-month field: expected \"*\", \"$\" or a number 1-31, found \"L\""},
+    {"0 0 L * *", 4, "day-of-month", "day-of-month field: expected \"*\", \"$\" or a number 1-31, found \"L\""},
     {"*/0 * * * *", 2, "minute", "minute field: step 0 is out of range 1-59"},
     {"*/60 * * * *", 2, "minute", "minute field: step 60 is out of range 1-59"},
     {"0 1-5/24 * * *", 6, "hour", "hour field: step 24 is out of range 1-23"},
     {"0 0 */32 * *", 6, "day-of-month", "day-of-month field: step 32 is out of range 1-31"},
-    {"*/ * * * *", 2, "minute",
-     "minute field: expected a step 1-59 after \"/\", found a blank"},
-    {"*/-1 * * * *", 2, "minute",
-     "minute field: expected a step 1-59 after \"/\", found \"-\""},
-    {"0 0 1 */feb *", 8, "month",
-     "month field: expected a step 1-12 after \"/\", found \"feb\""},
+    {"*/ * * * *", 2, "minute", "minute field: expected a step 1-59 after \"/\", found a blank"},
+    {"*/-1 * * * *", 2, "minute", "minute field: expected a step 1-59 after \"/\", found \"-\""},
+    {"0 0 1 */feb *", 8, "month", "month field: expected a step 1-12 after \"/\", found \"feb\""},
     {"5/10 * * * *", 1, "minute", "minute field: a step needs a range, such as 5-59/2 or */2"},
-    {"0 0 1 foo *", 6, "month",
-     "month field: unknown name \"foo\", expected \"*\", a number 1-12 or a name jan-dec"},
+    {"0 0 1 foo *", 6, "month", "month field: unknown name \"foo\", expected \"*\", a number 1-12 or a name jan-dec"},
     {"0 0 1 january *", 6, "month",
      "month field: unknown name \"january\", expected \"*\", a number 1-12 or a name jan-dec"},
     {"0 0 1 * mo", 8, "day-of-week",
      "day-of-week field: unknown name \"mo\", expected \"*\", a number 0-7 or a name sun-sat"},
-    {"mon 0 1 * *", 0, "minute",
-     "minute field: expected \"*\" or a number 0-59, found \"mon\""},
-    {"0 0 $foo * *", 5, "day-of-month",
-     "day-of-month field: \"$\" stands alone, found \"foo\" after it"},
-    {"0 0 $,1 * *", 5, "day-of-month",
-     "day-of-month field: \"$\" stands alone, found \",\" after it"},
-    {"0 0 1,$ * *", 6, "day-of-month",
-     "day-of-month field: expected \"*\", \"$\" or a number 1-31, found \"$\""},
+    {"mon 0 1 * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"mon\""},
+    {"0 0 $foo * *", 5, "day-of-month", "day-of-month field: \"$\" stands alone, found \"foo\" after it"},
+    {"0 0 $,1 * *", 5, "day-of-month", "day-of-month field: \"$\" stands alone, found \",\" after it"},
+    {"0 0 1,$ * *", 6, "day-of-month", "day-of-month field: expected \"*\", \"$\" or a number 1-31, found \"$\""},
     {"$ 0 1 * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"$\""},
     {"0 0 31 2 *", 4, "day-of-month",
      "day-of-month field: no such day exists in the months chosen, so this would never fire"},
@@ -266,25 +244,20 @@ static const struct {
      "day-of-month field: no such day exists in the months chosen, so this would never fire"},
     {"0 seconds", 0, "interval", "interval: value 0 is out of range 1-59 seconds"},
     {"60 seconds", 0, "interval", "interval: value 60 is out of range 1-59 seconds"},
-    {" 10000000000 seconds", 1, "interval",
-     "interval: value 10000000000 is out of range 1-59 seconds"},
+    {" 10000000000 seconds", 1, "interval", "interval: value 10000000000 is out of range 1-59 seconds"},
     {"5 secondc", 2, "interval", "interval: unknown unit \"secondc\", expected \"seconds\""},
     {"5 minutes", 2, "interval", "interval: unknown unit \"minutes\", expected \"seconds\""},
     {"5s", 1, "interval", "interval: unknown unit \"s\", expected \"seconds\""},
-    {"50 seconds c", 11, "interval",
-     "interval: expected end of text after \"seconds\", found \"c\""},
-    {"5 seconds, ", 9, "interval",
-     "interval: expected end of text after \"seconds\", found \",\""},
+    {"50 seconds c", 11, "interval", "interval: expected end of text after \"seconds\", found \"c\""},
+    {"5 seconds, ", 9, "interval", "interval: expected end of text after \"seconds\", found \",\""},
     {"@restar", 0, "expression",
      "expression: unknown name \"@restar\", expected @yearly, @annually, @monthly, @weekly, "
      "@daily, @midnight, @hourly or @reboot"},
     {" @Daily", 1, "expression",
      "expression: unknown name \"@Daily\", expected @yearly, @annually, @monthly, @weekly, "
      "@daily, @midnight, @hourly or @reboot"},
-    {"@daily 5", 7, "expression",
-     "expression: expected end of text after @daily, found \"5\""},
-    {"@reboot, ", 7, "expression",
-     "expression: expected end of text after @reboot, found \",\""},
+    {"@daily 5", 7, "expression", "expression: expected end of text after @daily, found \"5\""},
+    {"@reboot, ", 7, "expression", "expression: expected end of text after @reboot, found \",\""},
     {"0 0 * * *\n", 9, "expression", "expression: control character 0x0a is not allowed"},
     {"* *\x7f * * *", 3, "expression", "expression: control character 0x7f is not allowed"},
     {"* * * * \x01", 8, "expression", "expression: control character 0x01 is not allowed"},
@@ -362,10 +335,9 @@ run_next_cases(const NextCase *cases, size_t count)
             int64_t next = 0;
             char buffer[32];
 
-            if (!CHECK(cron_next(&schedule, &libc_zone, after, &next)
-                       && next == utc(cases[i].fires[fire]))) {
-                printf("    %s, %s after %s: %s, expected %s\n", cases[i].zone, cases[i].text,
-                       cases[i].after, show(next, buffer, sizeof(buffer)), cases[i].fires[fire]);
+            if (!CHECK(cron_next(&schedule, &libc_zone, after, &next) && next == utc(cases[i].fires[fire]))) {
+                printf("    %s, %s after %s: %s, expected %s\n", cases[i].zone, cases[i].text, cases[i].after,
+                       show(next, buffer, sizeof(buffer)), cases[i].fires[fire]);
             }
             after = utc(cases[i].fires[fire]);
         }
@@ -389,25 +361,26 @@ test_calendar(void)
         {"UTC", "0 0 29 9 */7", "2024-09-29 00:00", {"2030-09-29 00:00", "2041-09-29 00:00"}},
         {"UTC", "0 0 31 * *", "2024-01-31 00:00", {"2024-03-31 00:00", "2024-05-31 00:00"}},
         {"UTC", "0 0 31 2 1", "2024-02-26 00:00", {"2025-02-03 00:00", "2025-02-10 00:00"}},
-        {"UTC", "0 0 13 * 5", "2024-09-12 00:00",
+        {"UTC",
+         "0 0 13 * 5",
+         "2024-09-12 00:00",
          {"2024-09-13 00:00", "2024-09-20 00:00", "2024-09-27 00:00", "2024-10-04 00:00"}},
         {"UTC", "0 0 */2 * 1", "2024-04-01 00:00", {"2024-04-15 00:00", "2024-04-29 00:00"}},
         {"UTC", "0 0 1-7 * */7", "2024-04-01 00:00", {"2024-04-07 00:00", "2024-05-05 00:00"}},
-        {"UTC", "0 12 $ * *", "2024-01-31 12:00",
+        {"UTC",
+         "0 12 $ * *",
+         "2024-01-31 12:00",
          {"2024-02-29 12:00", "2024-03-31 12:00", "2024-04-30 12:00", "2024-05-31 12:00"}},
         {"UTC", "0 12 $ 2 *", "2100-01-01 00:00", {"2100-02-28 12:00", "2101-02-28 12:00"}},
-        {"UTC", "0 0 $ * 1", "2024-02-20 00:00",
-         {"2024-02-26 00:00", "2024-02-29 00:00", "2024-03-04 00:00"}},
+        {"UTC", "0 0 $ * 1", "2024-02-20 00:00", {"2024-02-26 00:00", "2024-02-29 00:00", "2024-03-04 00:00"}},
         {"UTC", "0 0 $ * */7", "2024-02-20 00:00", {"2024-03-31 00:00", "2024-06-30 00:00"}},
         {"UTC", "@yearly", "2024-01-01 00:00", {"2025-01-01 00:00", "2026-01-01 00:00"}},
         {"UTC", "@weekly", "2024-01-01 00:00", {"2024-01-07 00:00", "2024-01-14 00:00"}},
         {"UTC", "59 23 31 12 *", "1969-12-31 23:58", {"1969-12-31 23:59", "1970-12-31 23:59"}},
         {"UTC", "0 0 1 1 *", "1600-01-02 00:00", {"1601-01-01 00:00"}},
         {"Asia/Kathmandu", "0 0 * * *", "2024-01-01 00:00", {"2024-01-01 18:15"}},
-        {"Asia/Kathmandu", "*/30 * * * *", "2024-01-01 00:00",
-         {"2024-01-01 00:15", "2024-01-01 00:45"}},
-        {"America/Santiago", "0 2 * * 0", "2024-01-07 04:00",
-         {"2024-01-07 05:00", "2024-01-14 05:00"}},
+        {"Asia/Kathmandu", "*/30 * * * *", "2024-01-01 00:00", {"2024-01-01 00:15", "2024-01-01 00:45"}},
+        {"America/Santiago", "0 2 * * 0", "2024-01-07 04:00", {"2024-01-07 05:00", "2024-01-14 05:00"}},
         {"Pacific/Kiritimati", "0 0 1 1 *", "2023-06-01 00:00", {"2023-12-31 10:00"}},
     };
 
@@ -419,66 +392,72 @@ test_clock_changes(void)
 {
     static const NextCase cases[] = {
         /* Santiago, 8 September 2024: 00:00 becomes 01:00 at 04:00 UTC */
-        {"America/Santiago", "@daily", "2024-09-07 04:00",
-         {"2024-09-08 04:00", "2024-09-09 03:00"}},
-        {"America/Santiago", "30 0 * * *", "2024-09-07 05:00",
-         {"2024-09-08 04:00", "2024-09-09 03:30"}},
-        {"America/Santiago", "0,20,40 0,1 8 9 *", "2024-09-01 00:00",
+        {"America/Santiago", "@daily", "2024-09-07 04:00", {"2024-09-08 04:00", "2024-09-09 03:00"}},
+        {"America/Santiago", "30 0 * * *", "2024-09-07 05:00", {"2024-09-08 04:00", "2024-09-09 03:30"}},
+        {"America/Santiago",
+         "0,20,40 0,1 8 9 *",
+         "2024-09-01 00:00",
          {"2024-09-08 04:00", "2024-09-08 04:20", "2024-09-08 04:40", "2025-09-08 03:00"}},
         {"America/Santiago", "*/30 0 * * *", "2024-09-07 04:30", {"2024-09-09 03:00"}},
-        {"America/Santiago", "@hourly", "2024-09-08 02:30",
+        {"America/Santiago",
+         "@hourly",
+         "2024-09-08 02:30",
          {"2024-09-08 03:00", "2024-09-08 04:00", "2024-09-08 05:00"}},
         /* ... and only its Sunday has the gap */
-        {"America/Santiago", "0 0 * * 0", "2024-09-02 00:00",
-         {"2024-09-08 04:00", "2024-09-15 03:00"}},
+        {"America/Santiago", "0 0 * * 0", "2024-09-02 00:00", {"2024-09-08 04:00", "2024-09-15 03:00"}},
         /* Santiago, 6 April 2024: 24:00 becomes 23:00 at 03:00 UTC on the 7th */
-        {"America/Santiago", "30 23 * * *", "2024-04-06 03:00",
-         {"2024-04-07 02:30", "2024-04-08 03:30"}},
+        {"America/Santiago", "30 23 * * *", "2024-04-06 03:00", {"2024-04-07 02:30", "2024-04-08 03:30"}},
         {"America/Santiago", "30 23 * * *", "2024-04-07 03:10", {"2024-04-08 03:30"}},
-        {"America/Santiago", "*/30 23 * * *", "2024-04-07 01:30",
+        {"America/Santiago",
+         "*/30 23 * * *",
+         "2024-04-07 01:30",
          {"2024-04-07 02:00", "2024-04-07 02:30", "2024-04-07 03:00", "2024-04-07 03:30"}},
-        {"America/Santiago", "@daily", "2024-04-06 03:00",
-         {"2024-04-07 04:00", "2024-04-08 04:00"}},
-        {"America/Santiago", "@hourly", "2024-04-07 01:30",
+        {"America/Santiago", "@daily", "2024-04-06 03:00", {"2024-04-07 04:00", "2024-04-08 04:00"}},
+        {"America/Santiago",
+         "@hourly",
+         "2024-04-07 01:30",
          {"2024-04-07 02:00", "2024-04-07 03:00", "2024-04-07 04:00"}},
         /* Berlin, 31 March 2024: 02:00 becomes 03:00 at 01:00 UTC */
-        {"Europe/Berlin", "30 2 * * *", "2024-03-30 02:00",
-         {"2024-03-31 01:00", "2024-04-01 00:30"}},
-        {"Europe/Berlin", "30 2,3 * * *", "2024-03-30 03:00",
+        {"Europe/Berlin", "30 2 * * *", "2024-03-30 02:00", {"2024-03-31 01:00", "2024-04-01 00:30"}},
+        {"Europe/Berlin",
+         "30 2,3 * * *",
+         "2024-03-30 03:00",
          {"2024-03-31 01:00", "2024-03-31 01:30", "2024-04-01 00:30"}},
-        {"Europe/Berlin", "0 3 * * *", "2024-03-30 02:00",
-         {"2024-03-31 01:00", "2024-04-01 01:00"}},
-        {"Europe/Berlin", "15 * * * *", "2024-03-30 23:30",
-         {"2024-03-31 00:15", "2024-03-31 01:15"}},
+        {"Europe/Berlin", "0 3 * * *", "2024-03-30 02:00", {"2024-03-31 01:00", "2024-04-01 01:00"}},
+        {"Europe/Berlin", "15 * * * *", "2024-03-30 23:30", {"2024-03-31 00:15", "2024-03-31 01:15"}},
         {"Europe/Berlin", "*/20 2 * * *", "2024-03-30 02:00", {"2024-04-01 00:00"}},
         /* Berlin, 27 October 2024: 03:00 becomes 02:00 at 01:00 UTC */
-        {"Europe/Berlin", "30 2 * * *", "2024-10-26 02:00",
-         {"2024-10-27 00:30", "2024-10-28 01:30"}},
-        {"Europe/Berlin", "0,30 2 * * *", "2024-10-27 00:15",
-         {"2024-10-27 00:30", "2024-10-28 01:00"}},
-        {"Europe/Berlin", "*/30 2 * * *", "2024-10-26 23:59",
+        {"Europe/Berlin", "30 2 * * *", "2024-10-26 02:00", {"2024-10-27 00:30", "2024-10-28 01:30"}},
+        {"Europe/Berlin", "0,30 2 * * *", "2024-10-27 00:15", {"2024-10-27 00:30", "2024-10-28 01:00"}},
+        {"Europe/Berlin",
+         "*/30 2 * * *",
+         "2024-10-26 23:59",
          {"2024-10-27 00:00", "2024-10-27 00:30", "2024-10-27 01:00", "2024-10-27 01:30"}},
         {"Europe/Berlin", "30 2 27 10 *", "2024-10-27 00:30", {"2025-10-27 01:30"}},
         /* Lord Howe, 6 October 2024: 02:00 becomes 02:30 at 15:30 UTC on the 5th */
-        {"Australia/Lord_Howe", "15 2 * * *", "2024-10-05 00:00",
-         {"2024-10-05 15:30", "2024-10-06 15:15"}},
-        {"Australia/Lord_Howe", "15,30,45 2 * * *", "2024-10-05 00:00",
+        {"Australia/Lord_Howe", "15 2 * * *", "2024-10-05 00:00", {"2024-10-05 15:30", "2024-10-06 15:15"}},
+        {"Australia/Lord_Howe",
+         "15,30,45 2 * * *",
+         "2024-10-05 00:00",
          {"2024-10-05 15:30", "2024-10-05 15:45", "2024-10-06 15:15"}},
-        {"Australia/Lord_Howe", "*/15 * * * *", "2024-10-05 15:14",
+        {"Australia/Lord_Howe",
+         "*/15 * * * *",
+         "2024-10-05 15:14",
          {"2024-10-05 15:15", "2024-10-05 15:30", "2024-10-05 15:45"}},
         /* Lord Howe, 7 April 2024: 02:00 becomes 01:30 at 15:00 UTC on the 6th */
-        {"Australia/Lord_Howe", "45 1 * * *", "2024-04-06 00:00",
-         {"2024-04-06 14:45", "2024-04-07 15:15"}},
-        {"Australia/Lord_Howe", "45 * * * *", "2024-04-06 14:00",
+        {"Australia/Lord_Howe", "45 1 * * *", "2024-04-06 00:00", {"2024-04-06 14:45", "2024-04-07 15:15"}},
+        {"Australia/Lord_Howe",
+         "45 * * * *",
+         "2024-04-06 14:00",
          {"2024-04-06 14:45", "2024-04-06 15:15", "2024-04-06 16:15"}},
         /* Samoa had no 30 December 2011; the fixed time moves to the day after */
-        {"Pacific/Apia", "0 6 * * *", "2011-12-29 17:00",
-         {"2011-12-30 10:00", "2011-12-30 16:00", "2011-12-31 16:00"}},
+        {"Pacific/Apia", "0 6 * * *", "2011-12-29 17:00", {"2011-12-30 10:00", "2011-12-30 16:00", "2011-12-31 16:00"}},
         {"Pacific/Apia", "0 */6 30 12 *", "2011-12-29 17:00", {"2012-12-29 10:00"}},
         /* Kwajalein had most of 30 September 1969 twice: 11 hours ahead became 12 behind */
-        {"Pacific/Kwajalein", "0 6 * * *", "1969-09-29 12:00",
-         {"1969-09-29 19:00", "1969-10-01 18:00"}},
-        {"Pacific/Kwajalein", "0 */12 * * *", "1969-09-29 12:00",
+        {"Pacific/Kwajalein", "0 6 * * *", "1969-09-29 12:00", {"1969-09-29 19:00", "1969-10-01 18:00"}},
+        {"Pacific/Kwajalein",
+         "0 */12 * * *",
+         "1969-09-29 12:00",
          {"1969-09-29 13:00", "1969-09-30 01:00", "1969-10-01 00:00", "1969-10-01 12:00"}},
         /* local mean time: 4:42:45 behind UTC */
         {"America/Santiago", "*/30 * * * *", "1880-01-01 00:00", {"1880-01-01 00:12:45"}},
@@ -490,7 +469,7 @@ test_clock_changes(void)
 static int32_t
 wild_offset(void *context, int64_t instant)
 {
-    return instant % 2 == 0 ? *(int32_t *) context : -*(int32_t *) context;
+    return instant % 2 == 0 ? *(int32_t *)context : -*(int32_t *)context;
 }
 
 static void
@@ -529,8 +508,7 @@ test_limits(void)
     use_zone("Europe/Berlin");
     CHECK(cron_parse("* 2 25-31 3 */7", &never_in_berlin, NULL));
     CHECK(!cron_next(&never_in_berlin, &libc_zone, utc("2024-01-01 00:00"), &next));
-    CHECK(cron_next(&never_in_berlin, NULL, utc("2024-01-01 00:00"), &next)
-          && next == utc("2024-03-31 02:00"));
+    CHECK(cron_next(&never_in_berlin, NULL, utc("2024-01-01 00:00"), &next) && next == utc("2024-03-31 02:00"));
 
     /* a zone gone mad must neither overflow nor hang */
     for (i = 0; i < LENGTH(extremes); i++) {
@@ -606,8 +584,8 @@ compare_expression(const char *zone, int64_t focus)
             char to[32];
 
             CHECK(!"cron_next agrees with the walk");
-            printf("    %s, %s after %s: expected %s\n", zone, expression.text,
-                   show(after, from, sizeof(from)), show(expected, to, sizeof(to)));
+            printf("    %s, %s after %s: expected %s\n", zone, expression.text, show(after, from, sizeof(from)),
+                   show(expected, to, sizeof(to)));
             return;
         }
         /* from fire to fire at first, then from anywhere */
@@ -621,8 +599,7 @@ compare_expression(const char *zone, int64_t focus)
 static void
 test_against_walk(void)
 {
-    static const char *const zones[] = {"America/Santiago", "Europe/Berlin", "Australia/Lord_Howe",
-                                        "UTC"};
+    static const char *const zones[] = {"America/Santiago", "Europe/Berlin", "Australia/Lord_Howe", "UTC"};
     int64_t begin = utc("2020-01-01 00:00");
     int64_t span = utc("2040-01-01 00:00") - begin;
     size_t i;

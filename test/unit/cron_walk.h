@@ -46,7 +46,7 @@ walk_random(int64_t limit)
     walk_seed ^= walk_seed >> 12;
     walk_seed ^= walk_seed << 25;
     walk_seed ^= walk_seed >> 27;
-    return (int64_t) ((walk_seed * UINT64_C(2685821657736338717)) >> 33) % limit;
+    return (int64_t)((walk_seed * UINT64_C(2685821657736338717)) >> 33) % limit;
 }
 
 /* Writes a value as a number or, for months and weekdays, now and then as a name. */
@@ -82,16 +82,16 @@ walk_make_element(WalkExpression *expression, int field, int star_percent, char 
     size_t used;
 
     if (walk_random(100) < star_percent) {
-        used = (size_t) snprintf(text, size, "*");
+        used = (size_t)snprintf(text, size, "*");
     } else {
-        first = lows[field] + (int) walk_random(span);
-        last = walk_random(2) == 0 ? first : first + (int) walk_random(highs[field] - first + 1);
+        first = lows[field] + (int)walk_random(span);
+        last = walk_random(2) == 0 ? first : first + (int)walk_random(highs[field] - first + 1);
         walk_write_value(a, sizeof(a), field, first);
         walk_write_value(b, sizeof(b), field, last);
-        used = (size_t) snprintf(text, size, first == last ? "%s" : "%s-%s", a, b);
+        used = (size_t)snprintf(text, size, first == last ? "%s" : "%s-%s", a, b);
     }
     if (first != last && walk_random(3) == 0) {
-        step = 1 + (int) walk_random(highs[field]);
+        step = 1 + (int)walk_random(highs[field]);
         snprintf(text + used, size - used, "/%d", step);
     }
     for (value = first; value <= last; value += step) {
@@ -108,7 +108,7 @@ walk_make_expression(WalkExpression *expression)
 
     memset(expression, 0, sizeof(*expression));
     for (field = 0; field < 5; field++) {
-        int elements = walk_random(3) == 0 ? 1 + (int) walk_random(3) : 1;
+        int elements = walk_random(3) == 0 ? 1 + (int)walk_random(3) : 1;
         size_t begin = used;
 
         if (field == 2 && walk_random(12) == 0) {
@@ -120,8 +120,8 @@ walk_make_expression(WalkExpression *expression)
             char element[24];
 
             walk_make_element(expression, field, star_percents[field], element, sizeof(element));
-            used += (size_t) snprintf(expression->text + used, sizeof(expression->text) - used,
-                                      "%s%s", element, elements > 0 ? "," : "");
+            used += (size_t)snprintf(expression->text + used, sizeof(expression->text) - used, "%s%s", element,
+                                     elements > 0 ? "," : "");
         }
         expression->star[field] = expression->text[begin] == '*';
         expression->text[used++] = field < 4 ? ' ' : '\0';
@@ -136,8 +136,8 @@ walk_read_clock(const struct tm *shown, WalkMinute *minute)
     time_t later;
 
     copy.tm_isdst = 0;
-    minute->wall = (int64_t) timegm(&copy);
-    later = (time_t) minute->wall + 86400;
+    minute->wall = (int64_t)timegm(&copy);
+    later = (time_t)minute->wall + 86400;
     gmtime_r(&later, &tomorrow);
     minute->last_day = tomorrow.tm_mday == 1;
     minute->field[0] = shown->tm_min;
@@ -155,7 +155,7 @@ walk_prepare(int64_t start)
 
     walk_start = start - start % 60;
     for (i = 0; i < WALK_MINUTES; i++) {
-        time_t instant = (time_t) (walk_start + (int64_t) i * 60);
+        time_t instant = (time_t)(walk_start + (int64_t)i * 60);
         struct tm shown;
 
         localtime_r(&instant, &shown);
@@ -166,13 +166,11 @@ walk_prepare(int64_t start)
 static bool
 walk_matches(const WalkExpression *expression, const WalkMinute *minute)
 {
-    bool day = expression->allowed[2][minute->field[2]]
-               || (expression->last_day && minute->last_day);
-    bool weekday = expression->allowed[4][minute->field[4]]
-                   || (minute->field[4] == 0 && expression->allowed[4][7]);
+    bool day = expression->allowed[2][minute->field[2]] || (expression->last_day && minute->last_day);
+    bool weekday = expression->allowed[4][minute->field[4]] || (minute->field[4] == 0 && expression->allowed[4][7]);
 
-    if (!expression->allowed[0][minute->field[0]] || !expression->allowed[1][minute->field[1]]
-        || !expression->allowed[3][minute->field[3]]) {
+    if (!expression->allowed[0][minute->field[0]] || !expression->allowed[1][minute->field[1]] ||
+        !expression->allowed[3][minute->field[3]]) {
         return false;
     }
     if (expression->star[2] || expression->star[4]) {
@@ -188,7 +186,7 @@ walk_catches_up(const WalkExpression *expression, int64_t latest, const WalkMinu
     int64_t wall;
 
     for (wall = latest + 60; wall < now->wall; wall += 60) {
-        time_t missed_time = (time_t) wall;
+        time_t missed_time = (time_t)wall;
         struct tm shown;
         WalkMinute missed;
 
@@ -212,14 +210,14 @@ walk_run(const WalkExpression *expression)
 
     for (i = 1; i < WALK_MINUTES; i++) {
         const WalkMinute *now = &walk_minutes[i];
-        bool fires = wildcard ? walk_matches(expression, now)
-                              : now->wall > latest && walk_catches_up(expression, latest, now);
+        bool fires =
+            wildcard ? walk_matches(expression, now) : now->wall > latest && walk_catches_up(expression, latest, now);
 
         if (now->wall > latest) {
             latest = now->wall;
         }
         if (fires && i >= WALK_LEAD_DAYS * 1440) {
-            walk_fires[count++] = walk_start + (int64_t) i * 60;
+            walk_fires[count++] = walk_start + (int64_t)i * 60;
         }
     }
     return count;

@@ -316,8 +316,8 @@ test_refused(void)
 }
 
 /*
- * libcurl 8.14 leaks the copy of a host name that it could not resolve (curl issue 17602; Debian 13 has 8.14.1). LeakSanitizer calls this at
- * exit; with any other version nothing is left out of its report.
+ * libcurl 8.14 leaks the copy of a host name that it could not resolve (curl issue 17602; Debian 13 has 8.14.1).
+ * LeakSanitizer calls this at exit; with any other version nothing is left out of its report.
  */
 const char *__lsan_default_suppressions(void);
 
@@ -518,7 +518,8 @@ test_destroy_in_flight(void)
     delivery_engine_destroy(engine);
 }
 
-/* Without its epoll set libcurl gives up, at once or (8.22) at the deadline; the engine must report every request and not spin or crash. */
+/* Without its epoll set libcurl gives up, at once or (8.22) at the deadline; the engine must report every request and
+ * not spin or crash. */
 static void
 test_broken_epoll(void)
 {

@@ -31,8 +31,7 @@ unit_check(bool holds, const char *file, int line, const char *condition)
 static inline bool
 unit_check_string(const char *actual, const char *expected, const char *file, int line)
 {
-    bool same = actual == expected
-                || (actual != NULL && expected != NULL && strcmp(actual, expected) == 0);
+    bool same = actual == expected || (actual != NULL && expected != NULL && strcmp(actual, expected) == 0);
 
     if (!unit_check(same, file, line, "strings are equal")) {
         printf("    actual:   %s\n", actual == NULL ? "(null)" : actual);

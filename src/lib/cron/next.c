@@ -71,8 +71,7 @@ days_before_year(int64_t year)
 {
     int64_t past = year - 1;
 
-    return past * 365 + floor_divide(past, 4) - floor_divide(past, 100) + floor_divide(past, 400)
-           - 719162;
+    return past * 365 + floor_divide(past, 4) - floor_divide(past, 100) + floor_divide(past, 400) - 719162;
 }
 
 static CivilDate
@@ -95,7 +94,7 @@ civil_date(int64_t day)
         rest -= days_in_month(date.year, date.month);
         date.month++;
     }
-    date.day = (int) rest + 1;
+    date.day = (int)rest + 1;
     return date;
 }
 
@@ -107,8 +106,7 @@ day_matches(const CronSchedule *schedule, CivilDate date, int weekday)
     bool by_month = last || ((schedule->days >> date.day) & 1) != 0;
     bool by_week = ((schedule->weekdays >> weekday) & 1) != 0;
 
-    return (schedule->day_star || schedule->weekday_star) ? (by_month && by_week)
-                                                          : (by_month || by_week);
+    return (schedule->day_star || schedule->weekday_star) ? (by_month && by_week) : (by_month || by_week);
 }
 
 /* The first matching day at or after `day`, both counted from 1970-01-01. */
@@ -126,7 +124,7 @@ next_matching_day(const CronSchedule *schedule, int64_t day, int64_t last_day, i
         }
         for (; date.day <= length; date.day++, day++) {
             /* 1970-01-01 was a Thursday */
-            int weekday = (int) ((day + 4) - 7 * floor_divide(day + 4, 7));
+            int weekday = (int)((day + 4) - 7 * floor_divide(day + 4, 7));
 
             if (day_matches(schedule, date, weekday)) {
                 *result = day;
@@ -169,7 +167,7 @@ next_matching_wall(const CronSchedule *schedule, int64_t wall, int64_t last_day,
 {
     int64_t minutes = floor_divide(wall + SECONDS_PER_MINUTE - 1, SECONDS_PER_MINUTE);
     int64_t day = floor_divide(minutes, MINUTES_PER_DAY);
-    int minute = (int) (minutes - day * MINUTES_PER_DAY);
+    int minute = (int)(minutes - day * MINUTES_PER_DAY);
 
     for (;;) {
         int64_t matching_day;
@@ -275,8 +273,7 @@ instant_reaching(const CronZone *zone, int64_t wall)
 
 /* Fixed minute and hour: each wall once, where the clock first reaches it. */
 static bool
-next_fixed(const CronSchedule *schedule, const CronZone *zone, int64_t after, int64_t last_day,
-           int64_t *next)
+next_fixed(const CronSchedule *schedule, const CronZone *zone, int64_t after, int64_t last_day, int64_t *next)
 {
     int64_t wall;
 
@@ -293,8 +290,7 @@ next_fixed(const CronSchedule *schedule, const CronZone *zone, int64_t after, in
  * walls that are already past, and near the wall that is to come, which may be jumped over.
  */
 static bool
-next_wildcard(const CronSchedule *schedule, const CronZone *zone, int64_t after, int64_t last_day,
-              int64_t *next)
+next_wildcard(const CronSchedule *schedule, const CronZone *zone, int64_t after, int64_t last_day, int64_t *next)
 {
     int64_t instant = after + 1;
 
@@ -336,19 +332,19 @@ cron_next(const CronSchedule *schedule, const CronZone *zone, int64_t after, int
         last_day = LAST_INSTANT / SECONDS_PER_DAY + 1;
     }
     switch (schedule->kind) {
-        case CRON_KIND_INTERVAL:
-            found = after + schedule->interval_seconds;
-            exists = schedule->interval_seconds > 0;
-            break;
-        case CRON_KIND_FIELDS:
-            if (schedule->minute_star || schedule->hour_star) {
-                exists = next_wildcard(schedule, zone, after, last_day, &found);
-            } else {
-                exists = next_fixed(schedule, zone, after, last_day, &found);
-            }
-            break;
-        case CRON_KIND_REBOOT:
-            break;
+    case CRON_KIND_INTERVAL:
+        found = after + schedule->interval_seconds;
+        exists = schedule->interval_seconds > 0;
+        break;
+    case CRON_KIND_FIELDS:
+        if (schedule->minute_star || schedule->hour_star) {
+            exists = next_wildcard(schedule, zone, after, last_day, &found);
+        } else {
+            exists = next_fixed(schedule, zone, after, last_day, &found);
+        }
+        break;
+    case CRON_KIND_REBOOT:
+        break;
     }
     if (!exists || found > LAST_INSTANT) {
         return false;

@@ -20,14 +20,7 @@
 
 #define SATURATED_VALUE 1000000
 
-typedef enum FieldIndex {
-    FIELD_MINUTE,
-    FIELD_HOUR,
-    FIELD_DAY,
-    FIELD_MONTH,
-    FIELD_WEEKDAY,
-    FIELD_COUNT
-} FieldIndex;
+typedef enum FieldIndex { FIELD_MINUTE, FIELD_HOUR, FIELD_DAY, FIELD_MONTH, FIELD_WEEKDAY, FIELD_COUNT } FieldIndex;
 
 typedef struct FieldRule {
     const char *name;
@@ -41,10 +34,8 @@ static const FieldRule field_rules[FIELD_COUNT] = {
     [FIELD_MINUTE] = {"minute", 0, 59, NULL, "\"*\" or a number 0-59"},
     [FIELD_HOUR] = {"hour", 0, 23, NULL, "\"*\" or a number 0-23"},
     [FIELD_DAY] = {"day-of-month", 1, 31, NULL, "\"*\", \"$\" or a number 1-31"},
-    [FIELD_MONTH] = {"month", 1, 12, "janfebmaraprmayjunjulaugsepoctnovdec",
-                     "\"*\", a number 1-12 or a name jan-dec"},
-    [FIELD_WEEKDAY] = {"day-of-week", 0, 7, "sunmontuewedthufrisat",
-                       "\"*\", a number 0-7 or a name sun-sat"},
+    [FIELD_MONTH] = {"month", 1, 12, "janfebmaraprmayjunjulaugsepoctnovdec", "\"*\", a number 1-12 or a name jan-dec"},
+    [FIELD_WEEKDAY] = {"day-of-week", 0, 7, "sunmontuewedthufrisat", "\"*\", a number 0-7 or a name sun-sat"},
 };
 
 typedef struct NamedSchedule {
@@ -80,7 +71,7 @@ is_digit(char c)
 static char
 to_lower(char c)
 {
-    return (c >= 'A' && c <= 'Z') ? (char) (c - 'A' + 'a') : c;
+    return (c >= 'A' && c <= 'Z') ? (char)(c - 'A' + 'a') : c;
 }
 
 static bool
@@ -141,10 +132,10 @@ fail(const Reader *reader, size_t position, const char *field, const char *forma
     va_list arguments;
 
     if (reader->error != NULL) {
-        reader->error->position = (int) position;
+        reader->error->position = (int)position;
         reader->error->field = field;
         va_start(arguments, format);
-        (void) vsnprintf(reader->error->message, sizeof(reader->error->message), format, arguments);
+        (void)vsnprintf(reader->error->message, sizeof(reader->error->message), format, arguments);
         va_end(arguments);
     }
     return false;
@@ -174,13 +165,12 @@ found_at(const Reader *reader, size_t position, char buffer[EXCERPT_SIZE])
     if (is_blank(*start)) {
         return "a blank";
     }
-    if ((unsigned char) *start >= 0x80) {
-        (void) snprintf(buffer, EXCERPT_SIZE, "byte 0x%02x", (unsigned) (unsigned char) *start);
+    if ((unsigned char)*start >= 0x80) {
+        (void)snprintf(buffer, EXCERPT_SIZE, "byte 0x%02x", (unsigned)(unsigned char)*start);
     } else {
         size_t length = is_word(*start) ? word_length(start) : 1;
 
-        (void) snprintf(buffer, EXCERPT_SIZE, "\"%.*s\"", EXCERPT_LENGTH + 3,
-                        excerpt(start, length, word));
+        (void)snprintf(buffer, EXCERPT_SIZE, "\"%.*s\"", EXCERPT_LENGTH + 3, excerpt(start, length, word));
     }
     return buffer;
 }
@@ -215,13 +205,12 @@ read_number(Reader *reader, const FieldRule *rule, const char *what, int low, in
     if (is_word(peek(reader))) {
         char after[EXCERPT_SIZE];
 
-        return fail(reader, reader->position, rule->name, "%s field: unexpected %s after %s %s",
-                    rule->name, found_at(reader, reader->position, after), what,
-                    excerpt(reader->text + start, length, buffer));
+        return fail(reader, reader->position, rule->name, "%s field: unexpected %s after %s %s", rule->name,
+                    found_at(reader, reader->position, after), what, excerpt(reader->text + start, length, buffer));
     }
     if (number < low || number > rule->high) {
-        return fail(reader, start, rule->name, "%s field: %s %s is out of range %d-%d", rule->name,
-                    what, excerpt(reader->text + start, length, buffer), low, rule->high);
+        return fail(reader, start, rule->name, "%s field: %s %s is out of range %d-%d", rule->name, what,
+                    excerpt(reader->text + start, length, buffer), low, rule->high);
     }
     *value = number;
     return true;
@@ -240,8 +229,8 @@ read_value(Reader *reader, const FieldRule *rule, int *value)
         return read_number(reader, rule, "value", rule->low, value);
     }
     if (!is_letter(*start) || rule->value_names == NULL) {
-        return fail(reader, reader->position, rule->name, "%s field: expected %s, found %s",
-                    rule->name, rule->expected, found_at(reader, reader->position, buffer));
+        return fail(reader, reader->position, rule->name, "%s field: expected %s, found %s", rule->name, rule->expected,
+                    found_at(reader, reader->position, buffer));
     }
 
     length = word_length(start);
@@ -249,13 +238,13 @@ read_value(Reader *reader, const FieldRule *rule, int *value)
         char name[4] = {rule->value_names[i], rule->value_names[i + 1], rule->value_names[i + 2]};
 
         if (word_equals(start, length, name)) {
-            *value = rule->low + (int) (i / 3);
+            *value = rule->low + (int)(i / 3);
             reader->position += length;
             return true;
         }
     }
-    return fail(reader, reader->position, rule->name, "%s field: unknown name %s, expected %s",
-                rule->name, found_at(reader, reader->position, buffer), rule->expected);
+    return fail(reader, reader->position, rule->name, "%s field: unknown name %s, expected %s", rule->name,
+                found_at(reader, reader->position, buffer), rule->expected);
 }
 
 /* Reads what may follow a range: "/" and a step of 1 up to the field's highest value (pg_cron). */
@@ -270,9 +259,8 @@ read_step(Reader *reader, const FieldRule *rule, int *step)
     }
     reader->position++;
     if (!is_digit(peek(reader))) {
-        return fail(reader, reader->position, rule->name,
-                    "%s field: expected a step 1-%d after \"/\", found %s", rule->name, rule->high,
-                    found_at(reader, reader->position, buffer));
+        return fail(reader, reader->position, rule->name, "%s field: expected a step 1-%d after \"/\", found %s",
+                    rule->name, rule->high, found_at(reader, reader->position, buffer));
     }
     return read_number(reader, rule, "step", 1, step);
 }
@@ -294,9 +282,8 @@ read_element(Reader *reader, const FieldRule *rule, uint64_t *bits)
             return false;
         }
         if (peek(reader) == '/') {
-            return fail(reader, reader->position, rule->name,
-                        "%s field: a step needs a range, such as %d-%d/2 or */2", rule->name, first,
-                        rule->high);
+            return fail(reader, reader->position, rule->name, "%s field: a step needs a range, such as %d-%d/2 or */2",
+                        rule->name, first, rule->high);
         }
         last = first;
         if (peek(reader) == '-') {
@@ -308,11 +295,8 @@ read_element(Reader *reader, const FieldRule *rule, uint64_t *bits)
     }
 
     if (first > last) {
-        return fail(reader, start, rule->name, "%s field: range %d-%d is reversed%s", rule->name,
-                    first, last,
-                    rule == &field_rules[FIELD_WEEKDAY] && last == 0
-                        ? "; Sunday at the end of a range is 7"
-                        : "");
+        return fail(reader, start, rule->name, "%s field: range %d-%d is reversed%s", rule->name, first, last,
+                    rule == &field_rules[FIELD_WEEKDAY] && last == 0 ? "; Sunday at the end of a range is 7" : "");
     }
     if (!read_step(reader, rule, &step)) {
         return false;
@@ -348,8 +332,7 @@ read_field(Reader *reader, const FieldRule *rule, uint64_t *bits, bool *star)
         reader->position++;
     }
     if (peek(reader) != '\0' && !is_blank(peek(reader))) {
-        return fail(reader, reader->position, rule->name,
-                    "%s field: expected \",\" or a blank, found %s", rule->name,
+        return fail(reader, reader->position, rule->name, "%s field: expected \",\" or a blank, found %s", rule->name,
                     found_at(reader, reader->position, buffer));
     }
     skip_blanks(reader);
@@ -368,14 +351,13 @@ read_day_field(Reader *reader, CronSchedule *schedule)
         if (!read_field(reader, rule, &bits, &schedule->day_star)) {
             return false;
         }
-        schedule->days = (uint32_t) bits;
+        schedule->days = (uint32_t)bits;
         return true;
     }
 
     reader->position++;
     if (peek(reader) != '\0' && !is_blank(peek(reader))) {
-        return fail(reader, reader->position, rule->name,
-                    "%s field: \"$\" stands alone, found %s after it", rule->name,
+        return fail(reader, reader->position, rule->name, "%s field: \"$\" stands alone, found %s after it", rule->name,
                     found_at(reader, reader->position, buffer));
     }
     schedule->last_day = true;
@@ -417,19 +399,18 @@ read_fields(Reader *reader, CronSchedule *schedule)
     size_t day_position;
 
     schedule->kind = CRON_KIND_FIELDS;
-    if (!read_field(reader, &field_rules[FIELD_MINUTE], &schedule->minutes, &schedule->minute_star)
-        || !read_field(reader, &field_rules[FIELD_HOUR], &hours, &schedule->hour_star)) {
+    if (!read_field(reader, &field_rules[FIELD_MINUTE], &schedule->minutes, &schedule->minute_star) ||
+        !read_field(reader, &field_rules[FIELD_HOUR], &hours, &schedule->hour_star)) {
         return false;
     }
     day_position = reader->position;
-    if (!read_day_field(reader, schedule)
-        || !read_field(reader, &field_rules[FIELD_MONTH], &months, &month_star)
-        || !read_field(reader, &field_rules[FIELD_WEEKDAY], &weekdays, &schedule->weekday_star)) {
+    if (!read_day_field(reader, schedule) || !read_field(reader, &field_rules[FIELD_MONTH], &months, &month_star) ||
+        !read_field(reader, &field_rules[FIELD_WEEKDAY], &weekdays, &schedule->weekday_star)) {
         return false;
     }
-    schedule->hours = (uint32_t) hours;
-    schedule->months = (uint32_t) months;
-    schedule->weekdays = (uint32_t) ((weekdays | (weekdays >> 7)) & 0x7f);
+    schedule->hours = (uint32_t)hours;
+    schedule->months = (uint32_t)months;
+    schedule->weekdays = (uint32_t)((weekdays | (weekdays >> 7)) & 0x7f);
 
     if (peek(reader) != '\0') {
         char buffer[EXCERPT_SIZE];
@@ -465,9 +446,8 @@ read_named(Reader *reader, CronSchedule *schedule)
         reader->position += length;
         skip_blanks(reader);
         if (peek(reader) != '\0') {
-            return fail(reader, reader->position, "expression",
-                        "expression: expected end of text after %s, found %s", named->name,
-                        found_at(reader, reader->position, buffer));
+            return fail(reader, reader->position, "expression", "expression: expected end of text after %s, found %s",
+                        named->name, found_at(reader, reader->position, buffer));
         }
         schedule->kind = CRON_KIND_REBOOT;
         return named->fields == NULL || read_fields(&fields, schedule);
@@ -491,7 +471,7 @@ looks_like_interval(const Reader *reader)
     if (!is_digit(peek(&ahead))) {
         return false;
     }
-    (void) read_digits(&ahead);
+    (void)read_digits(&ahead);
     apart = is_blank(peek(&ahead));
     skip_blanks(&ahead);
     if (to_lower(peek(&ahead)) == 's') {
@@ -520,8 +500,7 @@ read_interval(Reader *reader, CronSchedule *schedule)
     unit = reader->text + reader->position;
     length = word_length(unit);
     if (!word_equals(unit, length, "second") && !word_equals(unit, length, "seconds")) {
-        return fail(reader, reader->position, "interval",
-                    "interval: unknown unit %s, expected \"seconds\"",
+        return fail(reader, reader->position, "interval", "interval: unknown unit %s, expected \"seconds\"",
                     found_at(reader, reader->position, buffer));
     }
     if (seconds < 1 || seconds > 59) {
@@ -531,8 +510,7 @@ read_interval(Reader *reader, CronSchedule *schedule)
     reader->position += length;
     skip_blanks(reader);
     if (peek(reader) != '\0') {
-        return fail(reader, reader->position, "interval",
-                    "interval: expected end of text after \"seconds\", found %s",
+        return fail(reader, reader->position, "interval", "interval: expected end of text after \"seconds\", found %s",
                     found_at(reader, reader->position, buffer));
     }
     schedule->kind = CRON_KIND_INTERVAL;
@@ -547,14 +525,13 @@ check_characters(const Reader *reader)
     size_t i;
 
     for (i = 0; reader->text[i] != '\0'; i++) {
-        unsigned char c = (unsigned char) reader->text[i];
+        unsigned char c = (unsigned char)reader->text[i];
 
         if (i >= CRON_TEXT_MAX) {
             return fail(reader, i, "expression", "expression: longer than %d bytes", CRON_TEXT_MAX);
         }
         if ((c < 0x20 && c != '\t') || c == 0x7f) {
-            return fail(reader, i, "expression",
-                        "expression: control character 0x%02x is not allowed", (unsigned) c);
+            return fail(reader, i, "expression", "expression: control character 0x%02x is not allowed", (unsigned)c);
         }
     }
     return true;

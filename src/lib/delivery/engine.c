@@ -156,7 +156,8 @@ open_multi(DeliveryEngine *engine, char *error, size_t error_size)
         curl_multi_cleanup(multi);
         return false;
     }
-    /* Unknown to libraries before the one that looks names up in a pool of threads (8.22 has it), and not needed there. */
+    /* Unknown to libraries before the one that looks names up in a pool of threads (8.22 has it), and not needed there.
+     */
     (void)curl_multi_setopt(multi, MULTI_QUICK_EXIT, 1L);
     engine->multi = multi;
     return true;
