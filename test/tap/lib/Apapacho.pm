@@ -379,9 +379,10 @@ sub wait_for_blocked_worker {
 
 The processes of a kind (C<launcher>, C<scheduler>, C<worker>), those of one database if it is given.
 
-=item $node->kill_hard($pid)
+=item $node->kill_hard($pid, ...)
 
-kill -9 of a process of the server, and waits until the server has begun anew and takes connections.
+kill -9 of processes of the server (of which one at least is still there), and waits until the server has begun anew and takes
+connections.
 
 =item $node->log_position, $node->log_since($position)
 
@@ -398,10 +399,10 @@ sub pids {
 }
 
 sub kill_hard {
-    my ($self, $pid) = @_;
+    my ($self, @pids) = @_;
     my $position = $self->log_position;
 
-    kill('KILL', $pid) == 1 or croak "no process $pid: $!";
+    kill('KILL', @pids) >= 1 or croak "no process @pids: $!";
     $self->wait_for_log(qr/all server processes terminated; reinitializing/, $position);
     $self->wait_for('SELECT true', 'the server is back');
     return;

@@ -111,8 +111,7 @@ my %crash = (
     'kill -9 of the worker' => sub { $node->kill_hard($_[0]); },
     'kill -9 of worker and scheduler' => sub {
         my ($scheduler) = $node->pids('scheduler');
-        kill('KILL', $node->pids('worker'));
-        $node->kill_hard($scheduler);
+        $node->kill_hard($node->pids('worker'), $scheduler);
     },
 );
 

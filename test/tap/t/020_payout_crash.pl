@@ -96,7 +96,7 @@ sub shut_gates {
 
 my %crash = (
     'kill -9 of the worker' => sub { $node->kill_hard($_[0]); },
-    'kill -9 of worker and scheduler' => sub { kill('KILL', $_[0]); $node->kill_hard($_[1]); },
+    'kill -9 of worker and scheduler' => sub { $node->kill_hard(@_[0, 1]); },
     'kill -9 of the postmaster' => sub { $node->kill_postmaster; },
     'immediate shutdown' => sub { $node->stop('immediate'); $node->start; },
     'fast shutdown' => sub { $node->stop('fast'); $node->start; },
