@@ -46,5 +46,14 @@ subtest 'after its promotion it runs jobs, and goes on with what was cut off' =>
     is($standby->run_job('outbox')->{status}, 'succeeded', 'runs by hand too');
 };
 
-$standby->stop;
+subtest 'a synchronous standby that does not answer holds up no shutdown' => sub {
+    $standby->reconfigure(synchronous_standby_names => 'nobody');
+    $standby->wait_for(q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker' AND wait_event = 'SyncRep'},
+        'a run waits for the standby');
+    my $started = time();
+    $standby->stop('fast');
+    diag(sprintf('fast shutdown took %.1f s', time() - $started));
+    ok(!$standby->{_pid}, 'the server has stopped');
+};
+
 done_testing();
