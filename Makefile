@@ -9,8 +9,14 @@ MODULE_big = apapacho_jobs
 
 # src/lib: plain C, no PostgreSQL
 LIB_OBJS = \
-	src/lib/cron/parse.o \
+	src/lib/cron/calendar.o \
+	src/lib/cron/describe.o \
+	src/lib/cron/describe_times.o \
+	src/lib/cron/fields.o \
 	src/lib/cron/next.o \
+	src/lib/cron/parse.o \
+	src/lib/cron/reader.o \
+	src/lib/cron/words.o \
 	src/lib/delivery/engine.o \
 	src/lib/delivery/message.o \
 	src/lib/delivery/retry.o \
@@ -32,12 +38,22 @@ SERVER_OBJS = \
 	src/server/xact.o
 
 SCHEDULER_OBJS = \
+	src/scheduler/claims.o \
+	src/scheduler/command.o \
+	src/scheduler/cron_functions.o \
 	src/scheduler/database_events.o \
 	src/scheduler/dispatch.o \
+	src/scheduler/dispatch_worker.o \
 	src/scheduler/due.o \
 	src/scheduler/history.o \
+	src/scheduler/job_control.o \
+	src/scheduler/job_table.o \
+	src/scheduler/jobs.o \
 	src/scheduler/launcher.o \
+	src/scheduler/ledger.o \
+	src/scheduler/plans.o \
 	src/scheduler/process.o \
+	src/scheduler/run_slots.o \
 	src/scheduler/scheduler.o \
 	src/scheduler/status.o \
 	src/scheduler/worker.o
@@ -65,6 +81,7 @@ OBJS = $(LIB_OBJS) $(SERVER_OBJS) $(SCHEDULER_OBJS) $(OUTBOX_OBJS) $(PAYOUT_OBJS
 SQL_PARTS = \
 	src/server/server.sql \
 	src/server/user_tables.sql \
+	src/scheduler/jobs.sql \
 	src/scheduler/scheduler.sql \
 	src/outbox/outbox.sql \
 	src/payout/payout.sql

@@ -39,13 +39,8 @@ static const char find_retries_sql[] =
 
 static const char delete_retries_sql[] = "DELETE FROM apapacho_jobs.outbox_retry WHERE event_id = ANY ($1)";
 
-/* The last run of each job stays, however old: the jobs' status shows it. */
-static const char history_sql[] =
-    "DELETE FROM apapacho_jobs.run WHERE id IN"
-    " (SELECT r.id FROM apapacho_jobs.run r WHERE r.finished_at < $1"
-    "  AND EXISTS (SELECT FROM apapacho_jobs.run later WHERE later.job = r.job AND later.id > r.id"
-    "   AND later.finished_at IS NOT NULL)"
-    "  ORDER BY r.finished_at LIMIT $2)";
+/* Old runs of the history, by the settings of the scheduler's room. */
+static const char history_sql[] = "SELECT apapacho_jobs.prune_history($1)";
 
 /* Deletes a batch of events; *since moves on to the time of its last one. Returns the number of events deleted. */
 static uint64
@@ -97,15 +92,16 @@ delete_retries(void)
     xact_commit();
 }
 
-static uint64
-delete_runs(TimestampTz before)
+static int64
+delete_runs(void)
 {
-    Oid types[] = {TIMESTAMPTZOID, INT4OID};
-    Datum values[] = {TimestampTzGetDatum(before), Int32GetDatum(BATCH_ROWS)};
-    uint64 deleted;
+    Oid types[] = {INT4OID};
+    Datum values[] = {Int32GetDatum(BATCH_ROWS)};
+    int64 deleted;
 
     xact_begin("apapacho_jobs: deleting old runs");
-    deleted = spi_run(history_sql, 2, types, values, NULL, false, 0);
+    (void)spi_run(history_sql, 1, types, values, NULL, false, 1);
+    deleted = spi_int64(0, 1);
     xact_commit();
     return deleted;
 }
@@ -133,12 +129,12 @@ outbox_cleanup_run(JobRun *run)
     MemoryContext before;
     char *result;
 
-    if (setting_history_days > 0) {
-        while (!job_should_stop(run) && delete_runs(now - setting_history_days * USECS_PER_DAY) == BATCH_ROWS)
-            ;
-    }
-    while (!job_should_stop(run) && (deleted = delete_events(&since, now - days * USECS_PER_DAY)) > 0)
+    while (!job_should_stop(run) && delete_runs() == BATCH_ROWS)
+        ;
+    while (!job_should_stop(run) && (deleted = delete_events(&since, now - days * USECS_PER_DAY)) > 0) {
         total += deleted;
+        job_progress((int64)total, -1, "events deleted");
+    }
     delete_retries();
 
     ereport(LOG, (errmsg_internal("[Job:Cleanup] Limpiados " UINT64_FORMAT " eventos", total)));

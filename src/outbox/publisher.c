@@ -80,6 +80,7 @@ publish_batch(const JobRun *run, PublisherType publisher, int limit, Totals *tot
         }
         add_up(totals, batch, run->context);
         check_recorded(batch, stopped);
+        job_progress(totals->processed + totals->failed, -1, "events");
     }
     MemoryContextDelete(context);
     return count;

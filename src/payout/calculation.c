@@ -256,6 +256,7 @@ pay_everybody(Calculation *calculation)
         calculation->last_id = MemoryContextStrdup(calculation->run->context, ids[count - 1]);
         MemoryContextSwitchTo(calculation->run->context);
         MemoryContextReset(calculation->batch);
+        job_progress(calculation->created + calculation->skipped + calculation->errors, -1, "creators");
     }
 }
 

@@ -31,6 +31,8 @@
 static object_access_hook_type previous_object_access_hook = NULL;
 static ProcessUtility_hook_type previous_utility_hook = NULL;
 static bool extension_changed = false; /* in this transaction */
+static bool jobs_changed = false;      /* rows of apapacho_jobs.job, in this transaction */
+static bool settings_changed = false;  /* ALTER DATABASE or ROLE ... SET, in this transaction */
 static Oid released[MAX_RELEASED];     /* the databases that this transaction needs for itself */
 static int released_count = 0;
 static bool dropping = false;         /* it drops the one */
@@ -45,6 +47,32 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
         extension_changed = true;
 }
 
+void
+database_events_jobs_changed(void)
+{
+    jobs_changed = true;
+}
+
+/* Tells schedulers what this transaction has changed; those of other databases learn of settings only. */
+static void
+tell_schedulers(void)
+{
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < MAX_SCHEDULERS; i++) {
+        SchedulerSlot *slot = &shared->schedulers[i];
+
+        if (slot->state == SCHEDULER_FREE)
+            continue;
+        if (jobs_changed && slot->database == MyDatabaseId)
+            slot->jobs_changed = true;
+        if (settings_changed)
+            slot->settings_changed = slot->poked = true;
+        if (settings_changed || (jobs_changed && slot->database == MyDatabaseId))
+            shared_wake(slot->process);
+    }
+    LWLockRelease(shared->lock);
+}
+
 static void
 on_xact(XactEvent event, void *arg)
 {
@@ -54,6 +82,10 @@ on_xact(XactEvent event, void *arg)
         shared_poke(MyDatabaseId);
     if (database_created && event == XACT_EVENT_COMMIT)
         shared_wake_launcher();
+    if ((jobs_changed || settings_changed) && event == XACT_EVENT_COMMIT)
+        tell_schedulers();
+    jobs_changed = false;
+    settings_changed = false;
     extension_changed = false;
     database_created = false;
     for (int i = 0; i < released_count; i++) {
@@ -79,6 +111,20 @@ string_option(List *options, const char *name)
             return defGetString(option);
     }
     return NULL;
+}
+
+/* Whether the statement changes a setting that schedulers go by, for a database or a role. */
+static bool
+changes_setting(Node *statement)
+{
+    VariableSetStmt *set = NULL;
+
+    if (IsA(statement, AlterDatabaseSetStmt))
+        set = ((AlterDatabaseSetStmt *)statement)->setstmt;
+    else if (IsA(statement, AlterRoleSetStmt))
+        set = ((AlterRoleSetStmt *)statement)->setstmt;
+    return set != NULL && (set->name == NULL || pg_strncasecmp(set->name, "apapacho_jobs.", 14) == 0 ||
+                           pg_strcasecmp(set->name, "timezone") == 0);
 }
 
 /* The database that the statement needs for itself, if the user may do that to it; else InvalidOid. */
@@ -160,6 +206,8 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree, Proce
     next(statement, query, read_only_tree, context, parameters, environment, receiver, completion);
     if (IsA(statement->utilityStmt, CreatedbStmt))
         database_created = true;
+    if (changes_setting(statement->utilityStmt))
+        settings_changed = true;
 }
 
 void

@@ -8,4 +8,7 @@
 /* Installs the hooks; from _PG_init at preload. */
 void database_events_init(void);
 
+/* Rows of apapacho_jobs.job have changed: the scheduler of this database learns of it when the transaction commits. */
+void database_events_jobs_changed(void);
+
 #endif

@@ -1,13 +1,6 @@
 /*
- * dispatch.c: the one place that changes the state of a run in shared memory, and asks the postmaster for its worker.
- *
- * Called by backends that run jobs by hand, by schedulers and by workers. Every change is made under shared->lock,
- * which is never held over anything that can fail or wait. A run is owned by its requester until a worker has attached,
- * then by that worker until it ends; what has ended is kept for as long as somebody waits for it.
- *
- *     FREE -> STARTING (worker asked for) -> RUNNING (attached) -> FINISHED (waited for) -> FREE
- *     FREE -> QUEUED (the job is at work) -> RUNNING by the same worker, or STARTING by whoever notices that there is
- * none
+ * dispatch.c: runs in shared memory, as seen by those who ask for them: schedulers and backends that run jobs by hand.
+ * Asks the postmaster for workers. The states are run_slots.c's.
  */
 #include "postgres.h"
 
@@ -16,6 +9,7 @@
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
+#include "storage/dsm.h"
 #include "storage/ipc.h"
 #include "storage/lmgr.h"
 #include "utils/array.h"
@@ -23,135 +17,16 @@
 #include "utils/fmgrprotos.h"
 
 #include "scheduler/dispatch.h"
+#include "scheduler/history.h"
+#include "scheduler/run_slots.h"
 #include "scheduler/worker.h"
 #include "server/compat.h"
 
-#define STARTING_TIMEOUT_MS 15000 /* a worker that has not attached by then never will */
-#define WAIT_TICK_MS 1000         /* how often a waiting backend looks for trouble */
-
-static int attached_slot = -1; /* the run that this process, a worker, is at; -1: none */
-
-static bool
-is_active(const RunSlot *run)
-{
-    return run->state == RUN_STARTING || run->state == RUN_RUNNING;
-}
-
-/* The slot of a job's run that is at work (or queued); -1: none. */
-static int
-find_run(Oid database, JobId job, bool queued)
-{
-    for (int i = 0; i < MAX_RUNS; i++) {
-        RunSlot *run = &shared->runs[i];
-
-        if (run->database == database && run->job == job && (queued ? run->state == RUN_QUEUED : is_active(run)))
-            return i;
-    }
-    return -1;
-}
-
-static void
-set_state(RunSlot *run, RunState state)
-{
-    switch (state) {
-    case RUN_QUEUED:
-        Assert(run->state == RUN_FREE);
-        break;
-    case RUN_STARTING:
-        Assert(run->state == RUN_FREE || run->state == RUN_QUEUED);
-        break;
-    case RUN_RUNNING:
-        Assert(run->state == RUN_STARTING || run->state == RUN_QUEUED);
-        break;
-    case RUN_FINISHED:
-        Assert(is_active(run) || run->state == RUN_QUEUED);
-        break;
-    case RUN_FREE:
-        break;
-    }
-    run->state = state;
-    run->state_since = GetCurrentTimestamp();
-    ConditionVariableBroadcast(&run->changed);
-}
-
-static SchedulerSlot *
-find_scheduler(Oid database)
-{
-    for (int i = 0; i < MAX_SCHEDULERS; i++) {
-        SchedulerSlot *scheduler = &shared->schedulers[i];
-
-        if (scheduler->state == SCHEDULER_RUNNING && scheduler->database == database)
-            return scheduler;
-    }
-    return NULL;
-}
-
-/* A scheduled run ends before it has so much as an id: its scheduler is to ask for it again. */
-static void
-report_not_begun(const RunSlot *run)
-{
-    SchedulerSlot *scheduler = find_scheduler(run->database);
-
-    if (run->trigger == JOB_TRIGGER_MANUAL || run->id != 0 || scheduler == NULL)
-        return;
-    scheduler->jobs[run->job].not_begun = run->scheduled_for;
-    shared_wake(scheduler->process);
-}
-
-/* The run is over: keeps it for those who wait, else frees the slot. */
-static void
-end_run(RunSlot *run, const RunOutcome *outcome)
-{
-    run->pid = 0;
-    run->process = NO_PROCESS;
-    if (run->waiters > 0) {
-        run->outcome = *outcome;
-        set_state(run, RUN_FINISHED);
-    } else
-        set_state(run, RUN_FREE);
-}
-
-static void
-end_run_with_error(RunSlot *run, const char *status, int sqlstate, const char *message)
-{
-    RunOutcome outcome = {0};
-
-    strlcpy(outcome.status, status, sizeof(outcome.status));
-    strlcpy(outcome.message, message, sizeof(outcome.message));
-    outcome.sqlstate = sqlstate;
-    end_run(run, &outcome);
-}
-
-/* A free slot, made into a run in `state`; -1: all are taken. */
-static int
-allocate(const RunRequest *request, RunState state)
-{
-    for (int i = 0; i < MAX_RUNS; i++) {
-        RunSlot *run = &shared->runs[i];
-
-        if (run->state != RUN_FREE)
-            continue;
-        run->sequence = ++shared->last_sequence;
-        run->id = request->id;
-        run->database = request->database;
-        run->job = request->job;
-        run->trigger = request->trigger;
-        run->requested_by = request->requested_by;
-        run->scheduled_for = request->scheduled_for;
-        run->waiters = 0;
-        run->pid = 0;
-        run->process = NO_PROCESS;
-        strlcpy(run->arguments, request->arguments, sizeof(run->arguments));
-        memset(&run->outcome, 0, sizeof(run->outcome));
-        set_state(run, state);
-        return i;
-    }
-    return -1;
-}
+#define WAIT_TICK_MS 1000 /* how often a waiting backend looks for trouble */
 
 /* Asks the postmaster for the worker of a run in state STARTING; without shared->lock. */
 static bool
-register_worker(int slot, uint64 sequence, JobId job)
+register_worker(int slot, uint64 sequence, const char *name)
 {
     BackgroundWorker worker;
 
@@ -160,7 +35,7 @@ register_worker(int slot, uint64 sequence, JobId job)
     worker.bgw_start_time = BgWorkerStart_RecoveryFinished;
     worker.bgw_restart_time = BGW_NEVER_RESTART;
     worker.bgw_main_arg = Int32GetDatum(slot);
-    snprintf(worker.bgw_name, BGW_MAXLEN, "apapacho_jobs worker: %s", job_definitions[job].long_name);
+    snprintf(worker.bgw_name, BGW_MAXLEN, "apapacho_jobs worker: %s", name);
     strlcpy(worker.bgw_type, "apapacho_jobs worker", BGW_MAXLEN);
     strlcpy(worker.bgw_library_name, "apapacho_jobs", sizeof(worker.bgw_library_name));
     strlcpy(worker.bgw_function_name, "apapacho_worker_main", BGW_MAXLEN);
@@ -168,109 +43,193 @@ register_worker(int slot, uint64 sequence, JobId job)
     return RegisterDynamicBackgroundWorker(&worker, NULL);
 }
 
-/* Frees a run whose worker could not be had; tells those who wait. */
-static void
-starting_failed(int slot, uint64 sequence)
+bool
+dispatch_start_queued(char *starved)
 {
-    RunSlot *run = &shared->runs[slot];
+    for (;;) {
+        char name[NAMEDATALEN];
+        uint64 sequence = 0;
+        int64 job = 0;
+        int slot;
 
-    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    if (run->sequence == sequence && run->state == RUN_STARTING)
-        end_run_with_error(run, "no_worker", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                           "no background worker was free for the run");
-    LWLockRelease(shared->lock);
-}
+        LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+        run_reap_starting();
+        slot = run_find_startable();
+        if (slot >= 0) {
+            sequence = shared->runs[slot].sequence;
+            strlcpy(name, shared->runs[slot].spec.name, sizeof(name));
+            job = shared->runs[slot].spec.job;
+            run_set_state(&shared->runs[slot], RUN_STARTING);
+        }
+        LWLockRelease(shared->lock);
+        if (slot < 0)
+            return false;
+        if (!register_worker(slot, sequence, job_is_builtin(job) ? job_definitions[job - 1].long_name : name)) {
+            RunSlot *run = &shared->runs[slot];
+            SchedulerSlot *scheduler;
 
-/* Under shared->lock: workers that were asked for long ago and never came will not come any more. */
-static void
-reap_starting(Oid database)
-{
-    for (int i = 0; i < MAX_RUNS; i++) {
-        RunSlot *run = &shared->runs[i];
-
-        if (run->database == database && run->state == RUN_STARTING &&
-            TimestampDifferenceExceeds(run->state_since, GetCurrentTimestamp(), STARTING_TIMEOUT_MS)) {
-            report_not_begun(run);
-            end_run_with_error(run, "no_worker", ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-                               "the run's background worker did not start");
+            LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+            if (run->sequence == sequence && run->state == RUN_STARTING)
+                run_set_state(run, RUN_QUEUED);
+            scheduler = scheduler_find(run->spec.database);
+            if (scheduler != NULL && scheduler->process != MY_PROC_NUMBER)
+                shared_wake(scheduler->process); /* which tries again in a while */
+            LWLockRelease(shared->lock);
+            if (starved != NULL)
+                strlcpy(starved, name, NAMEDATALEN);
+            return true;
         }
     }
 }
 
-/* If a run of the job is queued and none is at work, starts it. */
-static void
-start_queued(Oid database, JobId job)
+/* A run by hand: joins the one that is queued, or is queued itself. */
+static RequestResult
+request_by_hand(const RunSpec *spec, int *slot)
 {
-    int slot = -1;
-    uint64 sequence = 0;
+    int queued = run_find(spec->database, spec->job, true);
+
+    if (queued >= 0) {
+        *slot = queued;
+        return strcmp(shared->runs[queued].spec.arguments, spec->arguments) == 0 ? REQUEST_QUEUED : REQUEST_OVERLAP;
+    }
+    *slot = run_allocate(spec);
+    return *slot >= 0 ? REQUEST_QUEUED : REQUEST_NO_SLOT;
+}
+
+/* No worker was to be had for a run by hand that nobody but its caller waits for: it is not to start later. */
+static bool
+give_up(int slot, uint64 sequence, bool wait)
+{
+    RunSlot *run = &shared->runs[slot];
+    bool given_up;
 
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    reap_starting(database);
-    if (find_run(database, job, false) < 0 && !shared_is_released(database))
-        slot = find_run(database, job, true);
-    if (slot >= 0) {
-        sequence = shared->runs[slot].sequence;
-        set_state(&shared->runs[slot], RUN_STARTING);
+    given_up = run->sequence == sequence && run->state == RUN_QUEUED && run->waiters <= (wait ? 1 : 0) &&
+               run_find(run->spec.database, run->spec.job, false) < 0;
+    if (given_up) {
+        run->waiters = 0;
+        run_set_state(run, RUN_FREE);
     }
     LWLockRelease(shared->lock);
-    if (slot >= 0 && !register_worker(slot, sequence, job))
-        starting_failed(slot, sequence);
+    return given_up;
 }
 
 RequestResult
-dispatch_request(const RunRequest *request, RunTicket *ticket)
+dispatch_request(const RunSpec *spec, bool wait, RunTicket *ticket)
 {
-    RequestResult result;
+    RequestResult result = REQUEST_QUEUED;
     int slot = -1;
-    int active;
-    int queued;
+    bool starved;
 
-    Assert(strlen(request->arguments) < RUN_ARGUMENTS_SIZE);
+    Assert(strlen(spec->arguments) < RUN_ARGUMENTS_SIZE);
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    reap_starting(request->database);
-    active = find_run(request->database, request->job, false);
-    queued = find_run(request->database, request->job, true);
-    if (shared_is_released(request->database))
+    run_reap_starting();
+    if (shared_is_released(spec->database) || shared_is_released(spec->run_database))
         result = REQUEST_RELEASED;
-    else if (active < 0 && queued < 0) {
-        slot = allocate(request, RUN_STARTING);
-        result = slot >= 0 ? REQUEST_STARTED : REQUEST_NO_SLOT;
-    } else if (request->trigger != JOB_TRIGGER_MANUAL)
-        result = REQUEST_OVERLAP;
-    else if (queued < 0) {
-        slot = allocate(request, RUN_QUEUED);
-        result = slot >= 0 ? REQUEST_QUEUED : REQUEST_NO_SLOT;
-    } else if (strcmp(shared->runs[queued].arguments, request->arguments) == 0) {
-        slot = queued;
-        result = REQUEST_QUEUED;
-    } else
-        result = REQUEST_OVERLAP;
-    if (slot >= 0) {
+    else if (spec->trigger == JOB_TRIGGER_MANUAL)
+        result = request_by_hand(spec, &slot);
+    else if ((slot = run_allocate(spec)) < 0)
+        result = REQUEST_NO_SLOT;
+    if (result == REQUEST_QUEUED) {
         ticket->slot = slot;
         ticket->sequence = shared->runs[slot].sequence;
-        ticket->id = shared->runs[slot].id;
-        if (request->wait)
+        ticket->id = shared->runs[slot].spec.id;
+        if (wait)
             shared->runs[slot].waiters++;
     }
     LWLockRelease(shared->lock);
+    if (result != REQUEST_QUEUED)
+        return result;
 
-    if (result == REQUEST_STARTED && !register_worker(slot, ticket->sequence, request->job)) {
-        LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-        if (request->wait)
-            shared->runs[slot].waiters--;
-        LWLockRelease(shared->lock);
-        starting_failed(slot, ticket->sequence);
-        result = REQUEST_NO_WORKER;
-    } else if (active < 0 && queued >= 0)
-        start_queued(request->database, request->job); /* it lost the worker that it was to follow */
+    starved = dispatch_start_queued(NULL);
+    if (starved && spec->trigger == JOB_TRIGGER_MANUAL && ticket->id == spec->id &&
+        give_up(slot, ticket->sequence, wait))
+        return REQUEST_NO_WORKER;
+
+    LWLockAcquire(shared->lock, LW_SHARED);
+    if (ticket->id == spec->id &&
+        !(shared->runs[slot].sequence == ticket->sequence && shared->runs[slot].state == RUN_QUEUED))
+        result = REQUEST_STARTED;
+    LWLockRelease(shared->lock);
     return result;
 }
 
 void
-dispatch_start_queued(Oid database)
+dispatch_look(Oid database, int64 job, bool wake, JobRuns *runs)
 {
-    for (int job = 0; job < JOB_COUNT; job++)
-        start_queued(database, (JobId)job);
+    int active;
+
+    memset(runs, 0, sizeof(*runs));
+    LWLockAcquire(shared->lock, wake ? LW_EXCLUSIVE : LW_SHARED);
+    active = run_find(database, job, false);
+    if (active >= 0) {
+        RunSlot *run = &shared->runs[active];
+
+        runs->active = true;
+        runs->active_id = run->spec.id;
+        runs->scheduled_for = run->spec.scheduled_for;
+        runs->started_at = run->started_at;
+        runs->progress = run->progress;
+        if (wake)
+            run->wake_scheduler = true;
+    }
+    for (int i = 0; i < MAX_RUNS; i++) {
+        RunSlot *run = &shared->runs[i];
+
+        if (run->state != RUN_QUEUED || run->spec.database != database || run->spec.job != job)
+            continue;
+        runs->queued++;
+        if (runs->queued_id == 0 || run->spec.id < runs->queued_id) {
+            runs->queued_id = run->spec.id;
+            runs->queued_by_hand = run->spec.trigger == JOB_TRIGGER_MANUAL;
+        }
+    }
+    LWLockRelease(shared->lock);
+}
+
+bool
+dispatch_withdraw(Oid database, int64 id, RunSpec *spec)
+{
+    dsm_handle command = DSM_HANDLE_INVALID;
+    bool withdrawn;
+    int slot;
+
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    slot = run_find_id(database, id);
+    withdrawn = slot >= 0 && shared->runs[slot].state == RUN_QUEUED;
+    if (withdrawn) {
+        *spec = shared->runs[slot].spec;
+        command = spec->command;
+        run_end_with_error(&shared->runs[slot], STATUS_NO_WORKER, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                           "no background worker was free for the run", false);
+    }
+    LWLockRelease(shared->lock);
+    run_release_command(command);
+    return withdrawn;
+}
+
+bool
+dispatch_cancel(Oid database, int64 id)
+{
+    dsm_handle command = DSM_HANDLE_INVALID;
+    int slot;
+
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    slot = run_find_id(database, id);
+    if (slot >= 0) {
+        RunSlot *run = &shared->runs[slot];
+
+        run->cancel_requested = true;
+        if (run->state == RUN_QUEUED) {
+            command = run->spec.command;
+            run_end_with_error(run, STATUS_CANCELLED, ERRCODE_QUERY_CANCELED, "the run was cancelled before it began",
+                               true);
+        } else if (run->state == RUN_RUNNING)
+            kill(run->pid, SIGINT);
+    }
+    LWLockRelease(shared->lock);
+    run_release_command(command);
+    return slot >= 0;
 }
 
 void
@@ -280,29 +239,63 @@ dispatch_forget(Oid database)
     for (int i = 0; i < MAX_RUNS; i++) {
         RunSlot *run = &shared->runs[i];
 
-        if (run->database == database && run->state == RUN_QUEUED)
-            end_run_with_error(run, "interrupted", ERRCODE_OBJECT_IN_USE, "the database has been dropped");
+        if (run->spec.database == database && run->state == RUN_QUEUED)
+            run_end_with_error(run, STATUS_INTERRUPTED, ERRCODE_OBJECT_IN_USE, "the database has been dropped", false);
     }
     LWLockRelease(shared->lock);
 }
 
-/* Under shared->lock. */
-static void
-report_lost(Oid database)
+int
+dispatch_active_ids(Oid database, int64 *ids)
 {
-    SchedulerSlot *scheduler = find_scheduler(database);
+    int count = 0;
 
-    if (scheduler != NULL) {
-        scheduler->lost_runs = true;
-        shared_wake(scheduler->process);
+    LWLockAcquire(shared->lock, LW_SHARED);
+    for (int i = 0; i < MAX_RUNS; i++) {
+        RunSlot *run = &shared->runs[i];
+
+        if (run->spec.database == database && run->state != RUN_FREE && (run->state != RUN_FINISHED || run->unrecorded))
+            ids[count++] = run->spec.id;
     }
+    LWLockRelease(shared->lock);
+    return count;
+}
+
+bool
+dispatch_take_unrecorded(Oid database, UnrecordedRun *taken)
+{
+    bool found = false;
+
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    for (int i = 0; i < MAX_RUNS && !found; i++) {
+        RunSlot *run = &shared->runs[i];
+
+        if (run->state != RUN_FINISHED || !run->unrecorded || run->spec.database != database)
+            continue;
+        found = true;
+        taken->spec = run->spec;
+        taken->started_at = run->started_at;
+        taken->finished_at = run->state_since;
+        taken->outcome = run->outcome;
+        run->unrecorded = false;
+        if (run->waiters == 0)
+            run_set_state(run, RUN_FREE);
+    }
+    LWLockRelease(shared->lock);
+    return found;
 }
 
 void
 dispatch_report_lost(Oid database)
 {
+    SchedulerSlot *scheduler;
+
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    report_lost(database);
+    scheduler = scheduler_find(database);
+    if (scheduler != NULL) {
+        scheduler->lost_runs = true;
+        shared_wake(scheduler->process);
+    }
     LWLockRelease(shared->lock);
 }
 
@@ -314,8 +307,8 @@ stop_waiting(int code, Datum arg)
 
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
     run->waiters--;
-    if (run->waiters == 0 && run->state == RUN_FINISHED)
-        set_state(run, RUN_FREE);
+    if (run->waiters == 0 && run->state == RUN_FINISHED && !run->unrecorded)
+        run_set_state(run, RUN_FREE);
     LWLockRelease(shared->lock);
 }
 
@@ -327,7 +320,7 @@ blocking_worker(const RunSlot *run)
 
     if (run->state != RUN_QUEUED)
         return run->pid;
-    active = find_run(run->database, run->job, false);
+    active = run_find(run->spec.database, run->spec.job, false);
     return active >= 0 ? shared->runs[active].pid : 0;
 }
 
@@ -362,15 +355,13 @@ dispatch_wait(RunTicket *ticket, RunOutcome *outcome)
         ConditionVariablePrepareToSleep(&run->changed);
         for (;;) {
             bool finished;
-            JobId job;
             pid_t worker;
 
             LWLockAcquire(shared->lock, LW_SHARED);
             Assert(run->sequence == ticket->sequence);
             finished = run->state == RUN_FINISHED;
-            job = run->job;
             worker = blocking_worker(run);
-            ticket->id = run->id;
+            ticket->id = run->spec.id;
             if (finished)
                 *outcome = run->outcome;
             LWLockRelease(shared->lock);
@@ -378,7 +369,7 @@ dispatch_wait(RunTicket *ticket, RunOutcome *outcome)
                 break;
             if (ConditionVariableTimedSleep(&run->changed, WAIT_TICK_MS, PG_WAIT_EXTENSION)) {
                 check_blocked_by_us(worker);
-                start_queued(MyDatabaseId, job);
+                (void)dispatch_start_queued(NULL);
             }
         }
         ConditionVariableCancelSleep();
@@ -387,128 +378,12 @@ dispatch_wait(RunTicket *ticket, RunOutcome *outcome)
     stop_waiting(0, Int32GetDatum(ticket->slot));
 }
 
-/* The worker exits in the middle of its run (FATAL): the run is over, and its history is for the scheduler to correct.
- */
-static void
-worker_exit(int code, Datum arg)
-{
-    RunSlot *run;
-    Oid database;
-    JobId job;
-
-    if (attached_slot < 0)
-        return;
-    run = &shared->runs[attached_slot];
-    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    database = run->database;
-    job = run->job;
-    report_not_begun(run);
-    end_run_with_error(run, "crashed", ERRCODE_INTERNAL_ERROR, "the run's worker ended without reporting");
-    report_lost(database);
-    LWLockRelease(shared->lock);
-    attached_slot = -1;
-    start_queued(database, job);
-}
-
-bool
-dispatch_attach(int slot, uint64 sequence)
-{
-    RunSlot *run = &shared->runs[slot];
-    bool wanted;
-
-    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    wanted = run->state == RUN_STARTING && run->sequence == sequence;
-    if (wanted && shared_is_released(run->database)) {
-        wanted = false;
-        end_run_with_error(run, "interrupted", ERRCODE_OBJECT_IN_USE, "the database is being dropped or moved");
-    }
-    if (wanted) {
-        run->pid = MyProcPid;
-        run->process = MY_PROC_NUMBER;
-        attached_slot = slot;
-        set_state(run, RUN_RUNNING);
-    }
-    LWLockRelease(shared->lock);
-    if (wanted)
-        before_shmem_exit(worker_exit, (Datum)0);
-    return wanted;
-}
-
-void
-dispatch_set_id(int slot, int64 id)
-{
-    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    shared->runs[slot].id = id;
-    LWLockRelease(shared->lock);
-}
-
-int
-dispatch_finish(int slot, const RunOutcome *outcome, bool take)
-{
-    RunSlot *run = &shared->runs[slot];
-    Oid database;
-    JobId job;
-    int next;
-
-    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    Assert(attached_slot == slot && run->state == RUN_RUNNING);
-    database = run->database;
-    job = run->job;
-    end_run(run, outcome);
-    next = take && !shared_is_released(database) ? find_run(database, job, true) : -1;
-    attached_slot = next;
-    if (next >= 0) {
-        run = &shared->runs[next];
-        run->pid = MyProcPid;
-        run->process = MY_PROC_NUMBER;
-        set_state(run, RUN_RUNNING);
-    }
-    LWLockRelease(shared->lock);
-    if (next < 0)
-        start_queued(database, job);
-    return next;
-}
-
-bool
-dispatch_active_ids(Oid database, int64 *ids, int *count)
-{
-    bool complete = true;
-
-    *count = 0;
-    LWLockAcquire(shared->lock, LW_SHARED);
-    for (int i = 0; i < MAX_RUNS; i++) {
-        RunSlot *run = &shared->runs[i];
-
-        if (run->database != database || run->state == RUN_FREE || run->state == RUN_FINISHED)
-            continue;
-        /* an id taken beforehand (by hand) counts before its worker has come: it may insert the row at any moment */
-        if (run->id != 0)
-            ids[(*count)++] = run->id;
-        else if (run->state == RUN_RUNNING)
-            complete = false;
-    }
-    LWLockRelease(shared->lock);
-    return complete;
-}
-
-bool
-dispatch_executing(Oid database, JobId job, int64 *id)
-{
-    int slot;
-
-    LWLockAcquire(shared->lock, LW_SHARED);
-    slot = find_run(database, job, false);
-    *id = slot >= 0 ? shared->runs[slot].id : 0;
-    LWLockRelease(shared->lock);
-    return slot >= 0;
-}
-
 void
 dispatch_terminate(Oid database)
 {
     LWLockAcquire(shared->lock, LW_SHARED);
     for (int i = 0; i < MAX_RUNS; i++) {
-        if (shared->runs[i].database == database && shared->runs[i].state == RUN_RUNNING)
+        if (shared->runs[i].spec.run_database == database && shared->runs[i].state == RUN_RUNNING)
             kill(shared->runs[i].pid, SIGTERM);
     }
     LWLockRelease(shared->lock);
@@ -521,7 +396,7 @@ dispatch_any(Oid database)
 
     LWLockAcquire(shared->lock, LW_SHARED);
     for (int i = 0; i < MAX_RUNS; i++)
-        any = any || (shared->runs[i].database == database && is_active(&shared->runs[i]));
+        any = any || (shared->runs[i].spec.run_database == database && run_is_active(&shared->runs[i]));
     LWLockRelease(shared->lock);
     return any;
 }

@@ -9,35 +9,28 @@
 
 #include "server/shared.h"
 
-typedef struct RunRequest {
-    Oid database;
-    JobId job;
-    JobTrigger trigger;
-    int64 id;         /* a run id taken beforehand, or 0: the worker takes one */
-    Oid requested_by; /* InvalidOid: the scheduler */
-    TimestampTz scheduled_for;
-    const char *arguments; /* "" or a JSON object, less than RUN_ARGUMENTS_SIZE bytes */
-    bool wait;             /* the caller will call dispatch_wait() */
-} RunRequest;
-
 /* A run as its requester or its worker refers to it. */
 typedef struct RunTicket {
     int slot;
     uint64 sequence;
-    int64 id; /* 0 when the worker has not taken one yet */
+    int64 id;
 } RunTicket;
 
 typedef enum RequestResult {
     REQUEST_STARTED,   /* a worker has been asked for */
-    REQUEST_QUEUED,    /* by hand: waits for the present run to end (or joined one that does) */
-    REQUEST_OVERLAP,   /* the job is at work (scheduled), or another run with other arguments is queued (by hand) */
-    REQUEST_NO_WORKER, /* no background worker was free */
+    REQUEST_QUEUED,    /* waits for the job's present run to end (or joined one that does), or for a worker */
+    REQUEST_OVERLAP,   /* by hand: another run with other arguments is queued */
+    REQUEST_NO_WORKER, /* by hand: no background worker was free */
     REQUEST_NO_SLOT,   /* more runs than shared memory has room for */
     REQUEST_RELEASED   /* the database is being dropped or moved */
 } RequestResult;
 
-/* Asks for a run. At most one run of a job is at work in a database, and at most one queued behind it. */
-RequestResult dispatch_request(const RunRequest *request, RunTicket *ticket);
+/*
+ * Asks for a run. At most one run of a job is at work in a database. One by hand that finds a queued one joins it; a
+ * scheduled one is queued whatever there is: its scheduler has looked before (dispatch_look). `wait`: the caller will
+ * call dispatch_wait().
+ */
+RequestResult dispatch_request(const RunSpec *spec, bool wait, RunTicket *ticket);
 
 /*
  * Waits until the run has ended and copies its outcome and id. To be called with a ticket that was requested with
@@ -46,38 +39,72 @@ RequestResult dispatch_request(const RunRequest *request, RunTicket *ticket);
  */
 void dispatch_wait(RunTicket *ticket, RunOutcome *outcome);
 
-/* In the worker: takes the run over (false: it is no longer wanted); from then on its exit ends the run in any case. */
-bool dispatch_attach(int slot, uint64 sequence);
+/* What there is of a job in a database. */
+typedef struct JobRuns {
+    bool active; /* a run is at work, or its worker is on its way */
+    int64 active_id;
+    TimestampTz scheduled_for; /* of the active one */
+    TimestampTz started_at;    /* when it began; 0: it has not */
+    int queued;
+    int64 queued_id; /* of the first queued one */
+    bool queued_by_hand;
+    RunProgress progress;
+} JobRuns;
 
-/* In the worker: the run's id is known. */
-void dispatch_set_id(int slot, int64 id);
+/* Looks; with `wake` the database's scheduler is woken when the active run ends. */
+void dispatch_look(Oid database, int64 job, bool wake, JobRuns *runs);
 
 /*
- * In the worker: the run has ended and is recorded. If another run of the same job is queued, it becomes this worker's:
- * returns its slot, else -1 (the worker has nothing left to do). With `take` false a queued run is given to a new
- * worker.
+ * Starts what is queued in any database and may start: its job is not at work, and a worker is to be had. Returns
+ * whether something could start if only a background worker were free (try again soon), and in `starved`, of
+ * NAMEDATALEN bytes unless NULL, which job's.
  */
-int dispatch_finish(int slot, const RunOutcome *outcome, bool take);
+bool dispatch_start_queued(char *starved);
 
-/* Starts the queued runs of a database whose job is not at work; from its scheduler, at every step. */
-void dispatch_start_queued(Oid database);
+/* Takes a queued run back, which then will not start; false: it is not queued any more. */
+bool dispatch_withdraw(Oid database, int64 id, RunSpec *spec);
+
+/* Ends a queued run as cancelled, or tells the worker that is at it to end; false: the run is neither. */
+bool dispatch_cancel(Oid database, int64 id);
 
 /* Ends the queued runs of a database that has been dropped. */
 void dispatch_forget(Oid database);
 
-/* A run of the database has ended and the history does not say so: its scheduler is to see to that. */
-void dispatch_report_lost(Oid database);
+/* Ids of the runs queued or at work in a database. `ids` has room for MAX_RUNS. Returns how many. */
+int dispatch_active_ids(Oid database, int64 *ids);
 
-/* Ids of the runs at work in a database; false when one of them has no id yet. `ids` has room for MAX_RUNS. */
-bool dispatch_active_ids(Oid database, int64 *ids, int *count);
+/* A run that has ended and that the history does not know of. */
+typedef struct UnrecordedRun {
+    RunTicket ticket;
+    RunSpec spec;
+    TimestampTz started_at;
+    TimestampTz finished_at;
+    RunOutcome outcome;
+} UnrecordedRun;
 
-/* The id of the run of a job that is at work, or queued; 0: none, or not known yet. */
-bool dispatch_executing(Oid database, JobId job, int64 *id);
+/* In the scheduler: the next such run of its database; false: none. It is the caller's from then on. */
+bool dispatch_take_unrecorded(Oid database, UnrecordedRun *run);
 
 /* Sends SIGTERM to the workers that are at work in a database. */
 void dispatch_terminate(Oid database);
 
 /* Whether any run is at work in a database, or about to be. */
 bool dispatch_any(Oid database);
+
+/*
+ * The worker's side. dispatch_attach() takes the run over (false: it is no longer wanted); from then on the process's
+ * exit ends the run in any case. dispatch_begin(): the job itself begins now. dispatch_finish(): the run has ended;
+ * `recorded` says whether the history knows. If the next run that is to start can be done by this process too (same
+ * database, same role, and `take`), it becomes this worker's: returns its slot, else -1: the process is to exit.
+ */
+bool dispatch_attach(int slot, uint64 sequence);
+void dispatch_begin(int slot, TimestampTz now);
+int dispatch_finish(int slot, const RunOutcome *outcome, bool recorded, bool retry, bool take);
+
+/* In the worker, before it exits by a FATAL error: what that said. */
+void dispatch_note_fatal(int sqlstate, const char *message);
+
+/* Tells the scheduler of a database to look at its history: a run has ended that it does not tell of rightly. */
+void dispatch_report_lost(Oid database);
 
 #endif

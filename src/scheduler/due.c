@@ -51,27 +51,110 @@ to_unix_seconds(TimestampTz time)
 }
 
 TimestampTz
-due_next(const CronSchedule *schedule, pg_tz *zone, TimestampTz after)
+due_next(const DueRule *rule, TimestampTz after)
 {
-    CronZone cron_zone = {.utc_offset = utc_offset, .context = zone};
+    CronZone cron_zone = {.utc_offset = utc_offset, .context = rule->zone};
     int64_t next;
 
-    if (!cron_next(schedule, &cron_zone, to_unix_seconds(after), &next))
+    if (rule->schedule.kind == CRON_KIND_REBOOT)
+        return after < rule->server_start ? rule->server_start : 0;
+    if (!cron_next(&rule->schedule, &cron_zone, to_unix_seconds(after), &next))
         return 0;
     return (next - EPOCH_SECONDS) * USECS_PER_SEC;
 }
 
 TimestampTz
-due_step(const CronSchedule *schedule, pg_tz *zone, TimestampTz now, DueState *state)
+due_upcoming(const DueRule *rule, TimestampTz settled, TimestampTz now)
 {
-    TimestampTz due = 0;
+    TimestampTz next = due_next(rule, settled);
 
-    if (state->seen == 0 || now < state->seen - USECS_PER_SEC)
-        state->next = due_next(schedule, zone, now);
-    else if (state->next != 0 && now >= state->next) {
-        due = state->next;
-        state->next = due_next(schedule, zone, now);
+    if (next == 0 || next > now)
+        return next;
+    if (rule->schedule.kind == CRON_KIND_INTERVAL) {
+        int64 interval = rule->schedule.interval_seconds * USECS_PER_SEC;
+
+        /* the same beat, from where it would have been */
+        return next + (now - next + interval) / interval * interval;
     }
-    state->seen = now;
+    return due_next(rule, now);
+}
+
+/* The slots after state->settled that are not after `until`, the first of which is given. */
+static Due
+slots_until(const DueRule *rule, DueKind kind, TimestampTz first, TimestampTz until)
+{
+    Due due = {.kind = kind, .first = first, .last = first, .count = 1};
+    TimestampTz next;
+
+    while (due.count < DUE_MOST_SLOTS && (next = due_next(rule, due.last)) != 0 && next <= until) {
+        due.last = next;
+        due.count++;
+    }
     return due;
+}
+
+/* Whether the clock has been set back so far that more than one settled slot is to come again. */
+static bool
+time_comes_again(const DueRule *rule, TimestampTz settled, TimestampTz now)
+{
+    TimestampTz first;
+    TimestampTz second;
+
+    if (settled <= now || rule->schedule.kind == CRON_KIND_REBOOT)
+        return false;
+    first = due_next(rule, now);
+    second = first != 0 ? due_next(rule, first) : 0;
+    return second != 0 && second <= settled;
+}
+
+/* The slot `first` was not met in time. */
+static Due
+misfired(const DueRule *rule, TimestampTz first, TimestampTz now)
+{
+    Due due;
+    TimestampTz next;
+
+    switch (rule->misfire) {
+    case MISFIRE_SKIP:
+        return slots_until(rule, DUE_MISSED, first, now - DUE_GRACE - 1);
+    case MISFIRE_ALL:
+        if (now - first > rule->misfire_window)
+            return slots_until(rule, DUE_MISSED, first, now - rule->misfire_window - 1);
+        return (Due){.kind = DUE_RUN, .first = first, .last = first, .count = 1};
+    case MISFIRE_ONCE:
+        break;
+    }
+
+    /* The latest of them stands for all; or, where there is one in time, that. */
+    due = slots_until(rule, DUE_COALESCED, first, now - DUE_GRACE - 1);
+    next = due_next(rule, due.last);
+    if (next != 0 && next <= now)
+        return due;
+    if (due.count == 1)
+        due.kind = DUE_RUN;
+    else {
+        TimestampTz latest = due.last;
+
+        due = slots_until(rule, DUE_COALESCED, first, latest - 1);
+    }
+    return due;
+}
+
+Due
+due_step(const DueRule *rule, DueState *state, TimestampTz now, int64 lead)
+{
+    TimestampTz first;
+
+    if (time_comes_again(rule, state->settled, now + lead)) {
+        state->settled = now;
+        state->pass++;
+    }
+    first = due_next(rule, state->settled);
+    if (first == 0 || first > now + (rule->paused ? 0 : lead))
+        return (Due){.kind = DUE_NOTHING, .first = first};
+    if (rule->paused)
+        return slots_until(rule, DUE_PAUSED, first, now);
+    if (now - first > DUE_GRACE && rule->schedule.kind != CRON_KIND_REBOOT)
+        return misfired(rule, first, now);
+    return (Due){.kind = DUE_RUN, .first = first, .last = first, .count = 1};
 }

@@ -1,5 +1,6 @@
 /*
- * due.h: when a job is due. The clock that it is asked with is injectable; the step itself is a pure function.
+ * due.h: when a job is due. The clock that it is asked with is injectable; the step from "until then, now" to "due" is
+ * a pure function.
  */
 #ifndef APAPACHO_DUE_H
 #define APAPACHO_DUE_H
@@ -10,6 +11,7 @@
 #include "utils/timestamp.h"
 
 #include "lib/cron/cron.h"
+#include "scheduler/job_table.h"
 
 /* The scheduler's clock: the time of day, moved by apapacho_jobs.debug_clock_offset (a test's means to be at another
  * time). */
@@ -18,20 +20,58 @@ TimestampTz clock_now(void);
 /* Defines that setting; from _PG_init. */
 void clock_define_setting(void);
 
-/* A job's place in time. All zero: it has just been scheduled. */
+/* What says when a job is due. */
+typedef struct DueRule {
+    CronSchedule schedule;
+    pg_tz *zone;
+    TimestampTz server_start; /* what @reboot means */
+    MisfirePolicy misfire;
+    int64 misfire_window; /* microseconds */
+    bool paused;
+} DueRule;
+
+/* A job's place in time: every scheduled time (slot) up to `settled` has been dealt with. */
 typedef struct DueState {
-    TimestampTz next; /* the next time that it is due; 0: none */
-    TimestampTz seen; /* the clock when that was last looked at */
+    TimestampTz settled;
+    int pass; /* how often the clock has been set back so far that times come again */
 } DueState;
 
-/* The first fire after `after`; 0: none (or a schedule without times of its own, as @reboot). */
-TimestampTz due_next(const CronSchedule *schedule, pg_tz *zone, TimestampTz after);
+typedef enum DueKind {
+    DUE_NOTHING,   /* none is due; the next is `first` (0: none) */
+    DUE_RUN,       /* the slot `first` is to run */
+    DUE_MISSED,    /* the slots from first to last are not made up for */
+    DUE_COALESCED, /* these are made up for by the run of a later one */
+    DUE_PAUSED     /* these came while the job was paused */
+} DueKind;
+
+typedef struct Due {
+    DueKind kind;
+    TimestampTz first;
+    TimestampTz last;
+    int64 count; /* slots from first to last */
+} Due;
+
+/* A slot that is found at most this late is run as if it were in time, whatever the policy on misfires. */
+#define DUE_GRACE (INT64CONST(10) * USECS_PER_SEC)
+
+/* Slots in one Due at most: a long downtime of a job that is due every second takes several. */
+#define DUE_MOST_SLOTS 10000
+
+/* The first slot after `after`; 0: none. */
+TimestampTz due_next(const DueRule *rule, TimestampTz after);
+
+/* The first slot that is neither settled nor past at `now`; 0: none. */
+TimestampTz due_upcoming(const DueRule *rule, TimestampTz settled, TimestampTz now);
 
 /*
- * One step: the clock says `now`. If the job has come due, returns the time that it was due at, else 0; *state moves
- * on. Times that passed unseen (a busy machine, a clock set forward) count as one run, due at the first of them. When
- * the clock has been set back, the next time is found anew from where the clock is now.
+ * What is to be done next at `now`. Slots that begin within `lead` microseconds count as due: a DUE_RUN may so be
+ * early, and whoever does it waits. The caller does it and sets state->settled to `last`; then asks again, until
+ * nothing is due.
+ *
+ * Where the clock has been set back, a slot that has been settled does not come again. But when that would be more than
+ * one slot, the job does not stand still until they are over: its time begins anew at `now`, in the next pass, which
+ * *state then says.
  */
-TimestampTz due_step(const CronSchedule *schedule, pg_tz *zone, TimestampTz now, DueState *state);
+Due due_step(const DueRule *rule, DueState *state, TimestampTz now, int64 lead);
 
 #endif

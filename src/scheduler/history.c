@@ -1,27 +1,56 @@
 /*
- * history.c: reads and writes apapacho_jobs.run, as the extension's owner. Runs in schedulers and workers.
+ * history.c: reads and writes apapacho_jobs.run and apapacho_jobs.job_state, as the extension's owner. Runs in
+ * schedulers and workers, within their transactions.
  */
 #include "postgres.h"
 
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "commands/async.h"
 #include "commands/sequence.h"
+#include "common/pg_prng.h"
 #include "miscadmin.h"
+#include "storage/dsm.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/elog.h"
+#include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "scheduler/dispatch.h"
 #include "scheduler/history.h"
+#include "server/settings.h"
 #include "server/xact.h"
 
 static const char *const trigger_names[] = {
     [JOB_TRIGGER_SCHEDULE] = "schedule",
     [JOB_TRIGGER_MANUAL] = "manual",
     [JOB_TRIGGER_RECOVERY] = "recovery",
+    [JOB_TRIGGER_RETRY] = "retry",
 };
+
+#define RECORD_COLUMNS                                                                                                 \
+    "id, job_id, job, owner, trigger, requested_by, scheduled_for, scheduled_until, slots, attempt, pass, arguments, " \
+    "status, started_at, finished_at, result, error, sqlstate, pid, retry_at"
+#define RECORD_VALUES                                                                                                  \
+    "$1, $2, $3, $4::pg_catalog.regrole, $5, $6, $7, $8, $9, $10, $11, $12::pg_catalog.jsonb, $13, $14, $15, "         \
+    "$16::pg_catalog.jsonb, $17, $18, $19, $20"
+#define RECORD_COUNT 20
+
+static const char insert_sql[] =
+    "INSERT INTO apapacho_jobs.run (" RECORD_COLUMNS ") VALUES (" RECORD_VALUES ") ON CONFLICT DO NOTHING";
+
+static const char upsert_sql[] =
+    "INSERT INTO apapacho_jobs.run (" RECORD_COLUMNS ") VALUES (" RECORD_VALUES ") ON CONFLICT (id) DO UPDATE SET "
+    "status = EXCLUDED.status, started_at = EXCLUDED.started_at, finished_at = EXCLUDED.finished_at, "
+    "result = EXCLUDED.result, error = EXCLUDED.error, sqlstate = EXCLUDED.sqlstate, pid = EXCLUDED.pid, "
+    "retry_at = EXCLUDED.retry_at";
+
+/* The columns of a RunSpec, as read_spec() takes them. */
+#define SPEC_COLUMNS                                                                                                   \
+    "r.id, r.job_id, r.job, r.owner::pg_catalog.oid, r.scheduled_for, r.pass, r.attempt, r.arguments::pg_catalog.text"
+#define SPEC_COUNT 8
 
 int64
 history_next_id(void)
@@ -36,144 +65,377 @@ history_next_id(void)
     return nextval_internal(sequence, false);
 }
 
-/* The name of a role that may have been dropped meanwhile; NULL for none. */
 static Datum
-role_name(Oid role, char *null)
+text_or_null(const char *text, char *null)
 {
-    const char *name = OidIsValid(role) ? GetUserNameFromId(role, true) : NULL;
-
-    *null = name == NULL ? 'n' : ' ';
-    return name == NULL ? (Datum)0 : CStringGetTextDatum(name);
+    *null = text == NULL || text[0] == '\0' ? 'n' : ' ';
+    return *null == 'n' ? (Datum)0 : CStringGetTextDatum(text);
 }
 
-void
-history_start(const RunSlot *run)
+static Datum
+time_or_null(TimestampTz time, char *null)
 {
-    Oid types[7] = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TIMESTAMPTZOID, TEXTOID, INT4OID};
-    Datum values[7];
-    char nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
-
-    xact_begin("recording the start of a run");
-    values[0] = Int64GetDatum(run->id);
-    values[1] = CStringGetTextDatum(job_definitions[run->job].name);
-    values[2] = CStringGetTextDatum(trigger_names[run->trigger]);
-    values[3] = role_name(run->requested_by, &nulls[3]);
-    values[4] = TimestampTzGetDatum(run->scheduled_for);
-    values[5] = CStringGetTextDatum(run->arguments);
-    nulls[5] = run->arguments[0] == '\0' ? 'n' : ' ';
-    values[6] = Int32GetDatum(MyProcPid);
-    spi_run("INSERT INTO apapacho_jobs.run (id, job, trigger, requested_by, scheduled_for, started_at, status, "
-            "arguments, pid) "
-            "VALUES ($1, $2, $3, $4, $5, pg_catalog.clock_timestamp(), 'running', $6::pg_catalog.jsonb, $7)",
-            7, types, values, nulls, false, 0);
-    xact_commit();
+    *null = time == 0 ? 'n' : ' ';
+    return TimestampTzGetDatum(time);
 }
 
-void
-history_finish(int64 id, const char *status, const char *result, int sqlstate, const char *message)
+/* The name of a role that may have been dropped meanwhile; NULL for none. */
+static const char *
+role_name(Oid role)
 {
-    Oid types[5] = {INT8OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
-    Datum values[5] = {0};
-    char nulls[5] = {' ', ' ', 'n', 'n', 'n'};
-
-    xact_begin("recording the end of a run");
-    values[0] = Int64GetDatum(id);
-    values[1] = CStringGetTextDatum(status);
-    if (result != NULL) {
-        values[2] = CStringGetTextDatum(result);
-        nulls[2] = ' ';
-    }
-    if (message != NULL) {
-        values[3] = CStringGetTextDatum(message);
-        values[4] = CStringGetTextDatum(unpack_sql_state(sqlstate));
-        nulls[3] = nulls[4] = ' ';
-    }
-    spi_run("UPDATE apapacho_jobs.run SET status = $2, result = $3::pg_catalog.jsonb, error = $4, sqlstate = $5, "
-            "finished_at = pg_catalog.clock_timestamp() WHERE id OPERATOR(pg_catalog.=) $1",
-            5, types, values, nulls, false, 0);
-    xact_commit();
+    return OidIsValid(role) ? GetUserNameFromId(role, true) : NULL;
 }
 
-void
-history_not_run(JobId job, TimestampTz scheduled_for, const char *status, const char *message)
+/* Runs a statement over a whole row; planned once in a process. Returns the number of rows. */
+static uint64
+write_record(const char *sql, SPIPlanPtr *plan, const RunRecord *record)
 {
-    Oid types[4] = {TEXTOID, TIMESTAMPTZOID, TEXTOID, TEXTOID};
-    Datum values[4];
+    static Oid types[RECORD_COUNT] = {INT8OID,        INT8OID, TEXTOID, OIDOID,  TEXTOID, TEXTOID,       TIMESTAMPTZOID,
+                                      TIMESTAMPTZOID, INT8OID, INT4OID, INT4OID, TEXTOID, TEXTOID,       TIMESTAMPTZOID,
+                                      TIMESTAMPTZOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID};
+    const RunSpec *spec = &record->spec;
+    Datum values[RECORD_COUNT];
+    char nulls[RECORD_COUNT];
 
-    xact_begin("recording a run that did not take place");
-    values[0] = CStringGetTextDatum(job_definitions[job].name);
-    values[1] = TimestampTzGetDatum(scheduled_for);
-    values[2] = CStringGetTextDatum(status);
-    values[3] = CStringGetTextDatum(message);
-    spi_run("INSERT INTO apapacho_jobs.run (id, job, trigger, scheduled_for, finished_at, status, error) "
-            "VALUES (pg_catalog.nextval('apapacho_jobs.run_id_seq'), $1, 'schedule', $2, "
-            "pg_catalog.clock_timestamp(), $3, $4)",
-            4, types, values, NULL, false, 0);
-    xact_commit();
+    memset(nulls, ' ', sizeof(nulls));
+    values[0] = Int64GetDatum(spec->id);
+    values[1] = Int64GetDatum(spec->job);
+    values[2] = CStringGetTextDatum(spec->name);
+    values[3] = ObjectIdGetDatum(spec->owner);
+    values[4] = CStringGetTextDatum(trigger_names[spec->trigger]);
+    values[5] = text_or_null(role_name(spec->requested_by), &nulls[5]);
+    values[6] = TimestampTzGetDatum(spec->scheduled_for);
+    values[7] = TimestampTzGetDatum(record->scheduled_until != 0 ? record->scheduled_until : spec->scheduled_for);
+    values[8] = Int64GetDatum(Max(record->slots, 1));
+    values[9] = Int32GetDatum(spec->attempt);
+    values[10] = Int32GetDatum(spec->pass);
+    values[11] = text_or_null(spec->arguments, &nulls[11]);
+    values[12] = CStringGetTextDatum(record->status);
+    values[13] = time_or_null(record->started_at, &nulls[13]);
+    values[14] = time_or_null(record->finished_at, &nulls[14]);
+    values[15] = text_or_null(record->result, &nulls[15]);
+    values[16] = text_or_null(record->error, &nulls[16]);
+    values[17] = text_or_null(record->error != NULL ? unpack_sql_state(record->sqlstate) : NULL, &nulls[17]);
+    values[18] = Int32GetDatum(record->pid);
+    nulls[18] = record->pid == 0 ? 'n' : ' ';
+    values[19] = time_or_null(record->retry_at, &nulls[19]);
+
+    return spi_run_kept(plan, sql, RECORD_COUNT, types, values, nulls);
 }
 
 bool
+history_insert(const RunRecord *record)
+{
+    static SPIPlanPtr plan = NULL;
+
+    return write_record(insert_sql, &plan, record) > 0;
+}
+
+void
+history_upsert(const RunRecord *record)
+{
+    static SPIPlanPtr plan = NULL;
+
+    (void)write_record(upsert_sql, &plan, record);
+}
+
+void
+history_start(const RunSpec *spec, TimestampTz started_at)
+{
+    RunRecord record = {.spec = *spec, .status = STATUS_RUNNING, .started_at = started_at, .pid = MyProcPid};
+
+    history_upsert(&record);
+}
+
+/* {"job": .., "runId": .., ...}: no text of the error, since any role may listen. */
+static void
+notify_failure(const RunRecord *record)
+{
+    StringInfoData payload;
+
+    if (setting_notify_channel[0] == '\0')
+        return;
+    initStringInfo(&payload);
+    appendStringInfoString(&payload, "{\"job\": ");
+    escape_json(&payload, record->spec.name);
+    appendStringInfo(&payload,
+                     ", \"runId\": %lld, \"status\": \"%s\", \"sqlstate\": \"%s\", \"attempt\": %d, \"final\": %s}",
+                     (long long)record->spec.id, record->status, unpack_sql_state(record->sqlstate),
+                     record->spec.attempt, record->retry_at == 0 ? "true" : "false");
+    Async_Notify(setting_notify_channel, payload.data);
+}
+
+static bool
+is_failure(const char *status)
+{
+    return strcmp(status, STATUS_FAILED) == 0 || strcmp(status, STATUS_TIMED_OUT) == 0 ||
+           strcmp(status, STATUS_CRASHED) == 0;
+}
+
+void
+history_finish(const RunRecord *record)
+{
+    history_upsert(record);
+    if (is_failure(record->status))
+        notify_failure(record);
+}
+
+TimestampTz
+history_retry_at(const RunSpec *spec, const char *status, TimestampTz now)
+{
+    int64 delay = spec->retry_delay_ms;
+
+    if (spec->attempt > spec->retries || spec->trigger == JOB_TRIGGER_MANUAL)
+        return 0;
+    if (!is_failure(status) && strcmp(status, STATUS_INTERRUPTED) != 0)
+        return 0;
+    for (int i = 1; i < spec->attempt && delay < spec->retry_delay_max_ms; i++)
+        delay *= 2;
+    delay = Min(delay, spec->retry_delay_max_ms);
+    if (delay > 1)
+        delay -= (int64)pg_prng_uint64_range(&pg_global_prng_state, 0, (uint64)delay / 2);
+    return TimestampTzPlusMilliseconds(now, delay);
+}
+
+/* The ids of a database's runs in shared memory, as an array for SQL. */
+static Datum
+active_ids(void)
+{
+    Datum active[MAX_RUNS];
+    int64 ids[MAX_RUNS];
+    int count = dispatch_active_ids(MyDatabaseId, ids);
+
+    for (int i = 0; i < count; i++)
+        active[i] = Int64GetDatum(ids[i]);
+    return PointerGetDatum(construct_array(active, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+}
+
+void
 history_mark_lost(void)
 {
     static const char message[] =
         "the run's process ended without reporting: the server crashed, or the process was killed";
+    static const char sql[] =
+        "UPDATE apapacho_jobs.run AS r SET status = 'crashed', finished_at = pg_catalog.clock_timestamp(), error = $3, "
+        "sqlstate = 'XX000', retry_at = (SELECT pg_catalog.clock_timestamp() FROM apapacho_jobs.job AS j "
+        "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' "
+        "AND j.retries OPERATOR(pg_catalog.>=) r.attempt AND NOT j.builtin) "
+        "WHERE r.status OPERATOR(pg_catalog.=) 'running' AND r.id OPERATOR(pg_catalog.<) $1 "
+        "AND r.id OPERATOR(pg_catalog.<>) ALL ($2)";
     Oid types[3] = {INT8OID, INT8ARRAYOID, TEXTOID};
     Datum values[3];
-    Datum active[MAX_RUNS];
-    int64 ids[MAX_RUNS];
-    int count;
-    bool complete;
 
-    xact_begin("looking for lost runs");
     /* Runs with a higher id may start while we look; those with a lower one are either in shared memory now or over. */
     values[0] = Int64GetDatum(history_next_id());
-    complete = dispatch_active_ids(MyDatabaseId, ids, &count);
-    if (complete) {
-        for (int i = 0; i < count; i++)
-            active[i] = Int64GetDatum(ids[i]);
-        values[1] = PointerGetDatum(construct_array(active, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
-        values[2] = CStringGetTextDatum(message);
-        spi_run(
-            "UPDATE apapacho_jobs.run SET status = 'crashed', finished_at = pg_catalog.clock_timestamp(), error = $3, "
-            "sqlstate = 'XX000' WHERE status OPERATOR(pg_catalog.=) 'running' AND id OPERATOR(pg_catalog.<) $1 "
-            "AND id OPERATOR(pg_catalog.<>) ALL ($2)",
-            3, types, values, NULL, false, 0);
-    }
-    xact_commit();
-    return complete;
+    values[1] = active_ids();
+    values[2] = CStringGetTextDatum(message);
+    (void)spi_run(sql, 3, types, values, NULL, false, 0);
 }
 
-int
-history_cut_off_runs(CutOffRun runs[JOB_COUNT])
+/* The row's spec, as SPEC_COLUMNS has it; roles, policies and limits are the job's, to be filled in by the caller. */
+static RunSpec *
+read_spec(uint64 row, JobTrigger trigger, MemoryContext context)
 {
-    int count = 0;
+    RunSpec *spec = MemoryContextAllocZero(context, sizeof(RunSpec));
+    char *arguments = spi_text(row, 8);
 
-    xact_begin("looking for runs that were cut off");
-    for (int job = 0; job < JOB_COUNT; job++) {
-        Oid types[1] = {TEXTOID};
-        Datum values[1] = {CStringGetTextDatum(job_definitions[job].name)};
-        CutOffRun *cut_off = &runs[count];
+    spec->id = spi_int64(row, 1);
+    spec->job = spi_int64(row, 2);
+    strlcpy(spec->name, spi_text(row, 3), sizeof(spec->name));
+    spec->database = spec->run_database = MyDatabaseId;
+    spec->owner = spi_oid(row, 4);
+    spec->trigger = trigger;
+    spec->scheduled_for = spi_time(row, 5);
+    spec->pass = (int)spi_int64(row, 6);
+    spec->attempt = (int)spi_int64(row, 7);
+    spec->command = DSM_HANDLE_INVALID;
+    strlcpy(spec->arguments, arguments != NULL ? arguments : "", sizeof(spec->arguments));
+    return spec;
+}
+
+List *
+history_queued_runs(MemoryContext context)
+{
+    static const char sql[] = "SELECT " SPEC_COLUMNS ", r.trigger FROM apapacho_jobs.run AS r "
+                              "WHERE r.status OPERATOR(pg_catalog.=) 'queued' AND r.id OPERATOR(pg_catalog.<) $1 "
+                              "AND r.id OPERATOR(pg_catalog.<>) ALL ($2) ORDER BY r.id";
+    Oid types[2] = {INT8OID, INT8ARRAYOID};
+    Datum values[2] = {Int64GetDatum(history_next_id()), active_ids()};
+    List *runs = NIL;
+    uint64 count = spi_run(sql, 2, types, values, NULL, true, 0);
+
+    for (uint64 i = 0; i < count; i++) {
+        char *name = spi_text(i, SPEC_COUNT + 1);
+        JobTrigger trigger = JOB_TRIGGER_SCHEDULE;
+        MemoryContext caller;
+
+        for (int t = 0; t < (int)lengthof(trigger_names); t++) {
+            if (strcmp(name, trigger_names[t]) == 0)
+                trigger = (JobTrigger)t;
+        }
+        caller = MemoryContextSwitchTo(context);
+        runs = lappend(runs, read_spec(i, trigger, context));
+        MemoryContextSwitchTo(caller);
+    }
+    return runs;
+}
+
+List *
+history_cut_off_runs(MemoryContext context)
+{
+    static const char sql[] =
+        "SELECT " SPEC_COLUMNS ", r.status, r.trigger FROM apapacho_jobs.run AS r "
+        "WHERE r.job_id OPERATOR(pg_catalog.=) $1 AND r.started_at IS NOT NULL ORDER BY r.id DESC LIMIT 1";
+    List *runs = NIL;
+
+    for (int64 job = 1; job <= JOB_COUNT; job++) {
+        Oid types[1] = {INT8OID};
+        Datum values[1] = {Int64GetDatum(job)};
+        RunSpec *spec;
+        MemoryContext caller;
         char *status;
         char *trigger;
-        char *arguments;
-        bool is_null;
 
-        if (spi_run("SELECT status, trigger, arguments::pg_catalog.text, scheduled_for FROM apapacho_jobs.run "
-                    "WHERE job OPERATOR(pg_catalog.=) $1 AND started_at IS NOT NULL ORDER BY id DESC LIMIT 1",
-                    1, types, values, NULL, true, 1) == 0)
+        if (spi_run(sql, 1, types, values, NULL, true, 1) == 0)
             continue;
-        status = spi_text(0, 1);
-        trigger = spi_text(0, 2);
-        arguments = spi_text(0, 3);
+        status = spi_text(0, SPEC_COUNT + 1);
+        trigger = spi_text(0, SPEC_COUNT + 2);
         if (strcmp(status, STATUS_INTERRUPTED) != 0 &&
             (strcmp(status, STATUS_CRASHED) != 0 || strcmp(trigger, "recovery") == 0))
             continue;
-        cut_off->job = (JobId)job;
-        cut_off->scheduled_for =
-            DatumGetTimestampTz(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &is_null));
-        strlcpy(cut_off->arguments, arguments != NULL ? arguments : "", sizeof(cut_off->arguments));
-        count++;
+        caller = MemoryContextSwitchTo(context);
+        spec = read_spec(0, JOB_TRIGGER_RECOVERY, context);
+        spec->attempt++;
+        runs = lappend(runs, spec);
+        MemoryContextSwitchTo(caller);
     }
+    return runs;
+}
+
+List *
+history_pending_retries(MemoryContext context)
+{
+    static const char sql[] = "SELECT " SPEC_COLUMNS ", r.retry_at FROM apapacho_jobs.run AS r "
+                              "WHERE r.retry_at IS NOT NULL ORDER BY r.retry_at";
+    uint64 count = spi_run(sql, 0, NULL, NULL, NULL, true, 0);
+    List *retries = NIL;
+
+    for (uint64 i = 0; i < count; i++) {
+        MemoryContext caller = MemoryContextSwitchTo(context);
+        PendingRetry *retry = palloc0(sizeof(PendingRetry));
+
+        retry->spec = *read_spec(i, JOB_TRIGGER_RETRY, context);
+        retry->at = spi_time(i, SPEC_COUNT + 1);
+        retries = lappend(retries, retry);
+        MemoryContextSwitchTo(caller);
+    }
+    return retries;
+}
+
+void
+history_clear_retry(int64 id)
+{
+    Oid types[1] = {INT8OID};
+    Datum values[1] = {Int64GetDatum(id)};
+
+    (void)spi_run("UPDATE apapacho_jobs.run SET retry_at = NULL WHERE id OPERATOR(pg_catalog.=) $1", 1, types, values,
+                  NULL, false, 0);
+}
+
+void
+history_clear_job_retries(int64 job)
+{
+    Oid types[1] = {INT8OID};
+    Datum values[1] = {Int64GetDatum(job)};
+
+    (void)spi_run("UPDATE apapacho_jobs.run SET retry_at = NULL "
+                  "WHERE retry_at IS NOT NULL AND job_id OPERATOR(pg_catalog.=) $1",
+                  1, types, values, NULL, false, 0);
+}
+
+int64
+history_prune(int batch)
+{
+    Oid types[1] = {INT4OID};
+    Datum values[1] = {Int32GetDatum(batch)};
+
+    (void)spi_run("SELECT apapacho_jobs.prune_history($1)", 1, types, values, NULL, false, 1);
+    return spi_int64(0, 1);
+}
+
+bool
+history_read_state(int64 job, JobState *state, MemoryContext context)
+{
+    Oid types[1] = {INT8OID};
+    Datum values[1] = {Int64GetDatum(job)};
+
+    if (spi_run("SELECT schedule, time_zone, settled_until, pass, off_since FROM apapacho_jobs.job_state "
+                "WHERE job_id OPERATOR(pg_catalog.=) $1",
+                1, types, values, NULL, true, 1) == 0)
+        return false;
+    state->schedule = MemoryContextStrdup(context, spi_text(0, 1));
+    state->zone = MemoryContextStrdup(context, spi_text(0, 2));
+    state->due.settled = spi_time(0, 3);
+    state->due.pass = (int)spi_int64(0, 4);
+    state->off_since = spi_time(0, 5);
+    return true;
+}
+
+void
+history_write_state(int64 job, const JobState *state)
+{
+    static SPIPlanPtr plan = NULL;
+    static Oid types[6] = {INT8OID, TEXTOID, TEXTOID, TIMESTAMPTZOID, INT4OID, TIMESTAMPTZOID};
+    Datum values[6];
+    char nulls[6];
+
+    memset(nulls, ' ', sizeof(nulls));
+    values[0] = Int64GetDatum(job);
+    values[1] = CStringGetTextDatum(state->schedule);
+    values[2] = CStringGetTextDatum(state->zone);
+    values[3] = TimestampTzGetDatum(state->due.settled);
+    values[4] = Int32GetDatum(state->due.pass);
+    values[5] = time_or_null(state->off_since, &nulls[5]);
+    (void)spi_run_kept(&plan,
+                       "INSERT INTO apapacho_jobs.job_state (job_id, schedule, time_zone, settled_until, pass, "
+                       "off_since) VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (job_id) DO UPDATE SET "
+                       "schedule = EXCLUDED.schedule, time_zone = EXCLUDED.time_zone, "
+                       "settled_until = EXCLUDED.settled_until, pass = EXCLUDED.pass, off_since = EXCLUDED.off_since",
+                       6, types, values, nulls);
+}
+
+void
+history_delete_state(int64 job)
+{
+    Oid types[1] = {INT8OID};
+    Datum values[1] = {Int64GetDatum(job)};
+
+    (void)spi_run("DELETE FROM apapacho_jobs.job_state WHERE job_id OPERATOR(pg_catalog.=) $1", 1, types, values, NULL,
+                  false, 0);
+}
+
+void
+history_delete_other_states(const int64 *jobs, int count)
+{
+    Oid types[1] = {INT8ARRAYOID};
+    Datum *ids = palloc(sizeof(Datum) * (count + 1));
+    Datum values[1];
+
+    for (int i = 0; i < count; i++)
+        ids[i] = Int64GetDatum(jobs[i]);
+    values[0] = PointerGetDatum(construct_array(ids, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+    (void)spi_run("DELETE FROM apapacho_jobs.job_state WHERE job_id OPERATOR(pg_catalog.<>) ALL ($1)", 1, types, values,
+                  NULL, false, 0);
+}
+
+void
+history_switch_off(TimestampTz now)
+{
+    Oid types[1] = {TIMESTAMPTZOID};
+    Datum values[1] = {TimestampTzGetDatum(now)};
+
+    xact_begin("noting that the schedules are off");
+    (void)spi_run("UPDATE apapacho_jobs.job_state SET off_since = $1 WHERE off_since IS NULL", 1, types, values, NULL,
+                  false, 0);
     xact_commit();
-    return count;
 }

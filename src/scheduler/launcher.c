@@ -323,7 +323,7 @@ apapacho_launcher_main(Datum argument)
     HASHCTL control = {.keysize = sizeof(Oid), .entrysize = sizeof(KnownDatabase)};
 
     process_setup();
-    session_start(InvalidOid, "0");
+    session_start(InvalidOid, InvalidOid, "0");
     attach();
     known = hash_create("apapacho_jobs databases", 64, &control, HASH_ELEM | HASH_BLOBS);
     cycle_context = AllocSetContextCreate(TopMemoryContext, "apapacho_jobs cycle", ALLOCSET_DEFAULT_SIZES);

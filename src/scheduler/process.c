@@ -4,7 +4,12 @@
 #include "postgres.h"
 
 #include <signal.h>
+#ifdef __linux__
+#include <sys/timerfd.h>
+#endif
+#include <time.h>
 
+#include "datatype/timestamp.h"
 #include "libpq/pqsignal.h"
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -54,13 +59,40 @@ process_reload(void)
     return true;
 }
 
+/* Becomes readable when the clock is set; -1: there is no such thing here, and a minute passes before it is noticed. */
+static int
+clock_watch(void)
+{
+    static int watch = -2;
+
+#ifdef TFD_TIMER_CANCEL_ON_SET
+    if (watch == -2)
+        watch = timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC);
+    if (watch >= 0) {
+        struct itimerspec never = {.it_value = {.tv_sec = time(NULL) + INT64CONST(100) * 365 * SECS_PER_DAY}};
+
+        /* armed anew each time, which also makes it unreadable again */
+        if (timerfd_settime(watch, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &never, NULL) != 0)
+            return -1;
+    }
+#else
+    watch = -1;
+#endif
+    return watch;
+}
+
 void
 process_sleep(TimestampTz now, TimestampTz until)
 {
     long timeout = LONGEST_SLEEP_MS;
+    int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
+    int watch = clock_watch();
 
     if (until != 0)
         timeout = Min(timeout, TimestampDifferenceMilliseconds(now, until));
-    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout, PG_WAIT_EXTENSION);
+    if (watch >= 0)
+        (void)WaitLatchOrSocket(MyLatch, events | WL_SOCKET_READABLE, watch, timeout, PG_WAIT_EXTENSION);
+    else
+        (void)WaitLatch(MyLatch, events, timeout, PG_WAIT_EXTENSION);
     ResetLatch(MyLatch);
 }

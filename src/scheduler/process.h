@@ -18,7 +18,8 @@ bool process_should_exit(void);
 /* Takes up a configuration reload if there is one; true if there was. */
 bool process_reload(void);
 
-/* Sleeps until the latch is set or `until` (by the clock of due.h) has come, a minute at most. */
+/* Sleeps until the latch is set, the system's clock is set, or `until` (by the clock of due.h) has come; a minute at
+ * most. */
 void process_sleep(TimestampTz now, TimestampTz until);
 
 #endif

@@ -1,11 +1,13 @@
 /*
- * worker.c: the process of a run: records the start, does the job, records the end, tells those who wait; goes on with
- * the run that is queued behind it, if any, and exits.
+ * worker.c: the process of a run: records the start, waits for its time, does the job, records the end, tells those who
+ * wait; goes on with the run that is queued next, if it can do that one too, and exits.
  *
- * Runs in a dynamic background worker connected to the run's database as the bootstrap superuser. Everything of a run
- * is allocated in a memory context of its own. SIGTERM (shutdown, pg_terminate_backend, DROP DATABASE) cancels the job
- * and is recorded as an interruption; one that comes when that takes too long ends the process at once. A shutdown may
- * send several.
+ * Runs in a dynamic background worker connected to the run's database: for a built-in job as the bootstrap superuser,
+ * for a user's as the role that the job runs as. What a worker cannot write into the history (it is locked, or in
+ * another database) it leaves to the scheduler. Everything of a run is allocated in a memory context of its own.
+ *
+ * SIGTERM (shutdown, pg_terminate_backend, DROP DATABASE) cancels the job and is recorded as an interruption. When that
+ * takes too long, since the job catches the cancellation or a lock is in the way, the process ends at once.
  */
 #include "postgres.h"
 
@@ -15,23 +17,40 @@
 #include "access/xact.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqsignal.h"
-#include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "pgstat.h"
 #include "postmaster/bgworker.h"
 #include "postmaster/interrupt.h"
+#include "storage/dsm.h"
 #include "storage/ipc.h"
+#include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/json.h"
 #include "utils/memutils.h"
+#include "utils/timeout.h"
+#include "utils/wait_event.h"
 
+#include "scheduler/command.h"
 #include "scheduler/dispatch.h"
+#include "scheduler/due.h"
 #include "scheduler/history.h"
 #include "scheduler/worker.h"
 #include "server/extension.h"
 #include "server/session.h"
 #include "server/xact.h"
 
-#define RECORDING_SECONDS 2 /* time to write down the interruption, in which further SIGTERMs change nothing */
+#define RECORDING_SECONDS 2  /* time to write down the interruption, in which further SIGTERMs change nothing */
+#define LOCK_TIMEOUT "500ms" /* for the history */
+#define SYNC_WAIT_MS 500
+#define LONGEST_WAIT_MS 5000   /* for the run's time; longer only where the clock has been set back */
+#define TIMEOUT_REPEAT_MS 1000 /* a job that catches the cancellation is cancelled again, */
+#define TIMEOUT_REPEATS 5      /* so often, and then its process is ended */
+
+static TimeoutId run_timeout;
+static volatile sig_atomic_t timed_out = 0; /* how often the run has been cancelled for taking too long */
+static timer_t termination_timer;
+static emit_log_hook_type previous_log_hook = NULL;
 
 static volatile time_t terminating_since;
 
@@ -44,8 +63,11 @@ handle_terminate(SIGNAL_ARGS)
         if (time(NULL) - terminating_since >= RECORDING_SECONDS)
             die(postgres_signal_arg);
     } else {
+        struct itimerspec again = {.it_value = {.tv_sec = RECORDING_SECONDS, .tv_nsec = 100000000}};
+
         session_terminating = true;
         terminating_since = time(NULL);
+        (void)timer_settime(termination_timer, 0, &again, NULL);
         InterruptPending = true;
         QueryCancelPending = true;
         SetLatch(MyLatch);
@@ -53,94 +75,286 @@ handle_terminate(SIGNAL_ARGS)
     errno = saved_errno;
 }
 
-/* Cuts what does not fit, between two characters. */
+/* Keeps what a FATAL error says for those who wait for the run. */
 static void
-copy_text(char *to, size_t size, const char *from)
+on_log(ErrorData *error)
 {
-    int length = from != NULL ? (int)strlen(from) : 0;
-
-    if (length >= (int)size)
-        length = pg_mbcliplen(from, length, (int)size - 1);
-    memcpy(to, from != NULL ? from : "", (size_t)length);
-    to[length] = '\0';
+    if (error->elevel == FATAL && timed_out > 0)
+        dispatch_note_fatal(ERRCODE_QUERY_CANCELED, "the run took longer than the job's timeout");
+    else if (error->elevel == FATAL && error->message != NULL)
+        dispatch_note_fatal(error->sqlerrcode, error->message);
+    if (previous_log_hook)
+        previous_log_hook(error);
 }
 
-/* Takes an id for the run, if its requester has not, and records its start. */
 static void
-start_run(int slot)
+on_run_timeout(void)
+{
+    if (timed_out++ < TIMEOUT_REPEATS)
+        QueryCancelPending = true;
+    else
+        ProcDiePending = true;
+    InterruptPending = true;
+    SetLatch(MyLatch);
+}
+
+/* A transaction over the history: it waits neither for a lock nor for a standby for long. */
+static void
+history_begin(const char *activity)
+{
+    xact_limit_sync_wait(SYNC_WAIT_MS);
+    xact_begin(activity);
+    (void)set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+static void
+history_commit(void)
+{
+    xact_commit();
+    xact_limit_sync_wait(0);
+}
+
+/* After an error in such a transaction. Reports it, in the context of the caller. */
+static void
+history_abort(MemoryContext caller)
+{
+    MemoryContextSwitchTo(caller);
+    EmitErrorReport();
+    FlushErrorState();
+    xact_abort();
+    xact_limit_sync_wait(0);
+}
+
+/* The command of a user's job: as the table has it now, provided that the job still runs as this process's role. */
+static char *
+read_command(const RunSpec *spec, MemoryContext context)
+{
+    Oid types[2] = {INT8OID, OIDOID};
+    Datum values[2] = {Int64GetDatum(spec->job), ObjectIdGetDatum(spec->role)};
+    MemoryContext caller = CurrentMemoryContext;
+    char *command = NULL;
+
+    if (spec->command != DSM_HANDLE_INVALID) {
+        dsm_segment *segment = dsm_attach(spec->command);
+
+        if (segment == NULL)
+            elog(ERROR, "the command's segment is gone");
+        command = MemoryContextStrdup(context, dsm_segment_address(segment));
+        dsm_detach(segment);
+        return command;
+    }
+    history_begin("reading the command of a job");
+    if (spi_run("SELECT command FROM apapacho_jobs.job WHERE id OPERATOR(pg_catalog.=) $1 "
+                "AND run_as::pg_catalog.oid OPERATOR(pg_catalog.=) $2 AND database IS NULL",
+                2, types, values, NULL, true, 1) == 1)
+        command = MemoryContextStrdup(context, spi_text(0, 1));
+    history_commit();
+    MemoryContextSwitchTo(caller);
+    if (command == NULL)
+        ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the job was changed before the run began")));
+    return command;
+}
+
+/* When the job will begin: a run that has come early waits for its time. */
+static TimestampTz
+expected_start(const RunSpec *spec)
+{
+    TimestampTz now = GetCurrentTimestamp();
+    int64 left = spec->trigger == JOB_TRIGGER_SCHEDULE ? spec->scheduled_for - clock_now() : 0;
+
+    return left > 0 && left <= LONGEST_WAIT_MS * INT64CONST(1000) ? now + left : now;
+}
+
+/* Records the start of the run. If the history is locked it learns of the run when it has ended. */
+static void
+record_start(const RunSpec *spec)
+{
+    MemoryContext caller = CurrentMemoryContext;
+
+    PG_TRY();
+    {
+        history_begin("recording the start of a run");
+        extension_require();
+        history_start(spec, expected_start(spec));
+        history_commit();
+    }
+    PG_CATCH();
+    {
+        if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+            PG_RE_THROW();
+        history_abort(caller);
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(caller);
+}
+
+/* Waits until the run is due, to the millisecond and less. */
+static void
+wait_until_due(const RunSpec *spec)
+{
+    if (spec->trigger != JOB_TRIGGER_SCHEDULE)
+        return;
+    for (;;) {
+        int64 left = spec->scheduled_for - clock_now(); /* microseconds */
+
+        CHECK_FOR_INTERRUPTS();
+        if (left <= 0 || left > LONGEST_WAIT_MS * INT64CONST(1000))
+            return;
+        if (left <= 1500) {
+            pg_usleep((long)left);
+            continue;
+        }
+        (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, (long)(left / 1000 - 1),
+                        PG_WAIT_EXTENSION);
+        ResetLatch(MyLatch);
+    }
+}
+
+/* Does a built-in job. Returns its figures. */
+static char *
+do_builtin(RunSlot *run, MemoryContext context)
+{
+    JobRun job_run = {
+        .id = run->spec.id, .trigger = run->spec.trigger, .arguments = run->spec.arguments, .context = context};
+
+    MemoryContextSwitchTo(context);
+    return job_definitions[run->spec.job - 1].function(&job_run);
+}
+
+/* Does a user's job: executes its command. Returns the figures of that. */
+static char *
+do_command(const char *command, MemoryContext context)
+{
+    CommandResult result;
+    StringInfoData text;
+
+    MemoryContextSwitchTo(context);
+    command_execute(command, &result);
+    MemoryContextSwitchTo(context);
+    initStringInfo(&text);
+    appendStringInfo(&text, "{\"statements\": %d, \"rows\": " UINT64_FORMAT ", \"command\": ", result.statements,
+                     result.rows);
+    escape_json(&text, result.tag);
+    appendStringInfoChar(&text, '}');
+    return text.data;
+}
+
+/* Does the job, when its time has come and within its limit. */
+static char *
+do_job(int slot, MemoryContext context)
 {
     RunSlot *run = &shared->runs[slot];
+    bool builtin = job_is_builtin(run->spec.job);
+    char *command = builtin ? NULL : read_command(&run->spec, context);
+    char *result;
 
-    xact_begin("starting a run");
-    extension_require();
-    if (run->id == 0)
-        dispatch_set_id(slot, history_next_id());
-    xact_commit();
-    history_start(run);
+    wait_until_due(&run->spec);
+    dispatch_begin(slot, GetCurrentTimestamp());
+    if (run->cancel_requested)
+        ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the run was cancelled before it began")));
+    if (run->spec.timeout_ms > 0)
+        enable_timeout_every(run_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), run->spec.timeout_ms),
+                             TIMEOUT_REPEAT_MS);
+    result = builtin ? do_builtin(run, context) : do_command(command, context);
+    disable_timeout(run_timeout, false);
+    return result;
+}
+
+static const char *
+failure_status(const RunSlot *run, const ErrorData *error)
+{
+    if (session_terminating)
+        return STATUS_INTERRUPTED;
+    if (timed_out > 0 && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
+        return STATUS_TIMED_OUT;
+    return error->sqlerrcode == ERRCODE_QUERY_CANCELED ? STATUS_CANCELLED : STATUS_FAILED;
 }
 
 /* Fills in the outcome of a run that ended in an error, and logs it. Returns the text for the history, palloc'ed. */
 static char *
 report_failure(RunSlot *run, const ErrorData *error, RunOutcome *outcome)
 {
+    const char *status = failure_status(run, error);
+    const char *message = error->message;
+    bool own_words = false;
     StringInfoData text;
 
     if (session_terminating) {
-        copy_text(outcome->status, sizeof(outcome->status), STATUS_INTERRUPTED);
-        copy_text(outcome->message, sizeof(outcome->message),
-                  "the run was cut off by a shutdown of the server or an administrator's command");
-    } else {
-        copy_text(outcome->status, sizeof(outcome->status),
-                  error->sqlerrcode == ERRCODE_QUERY_CANCELED ? STATUS_CANCELLED : STATUS_FAILED);
-        copy_text(outcome->message, sizeof(outcome->message), error->message);
-        copy_text(outcome->detail, sizeof(outcome->detail), error->detail);
-        copy_text(outcome->hint, sizeof(outcome->hint), error->hint);
+        message = "the run was cut off by a shutdown of the server or an administrator's command";
+        own_words = true;
+    } else if (strcmp(status, STATUS_TIMED_OUT) == 0) {
+        message = psprintf("the run took longer than the job's timeout of %lld ms", (long long)run->spec.timeout_ms);
+        own_words = true;
+    }
+    shared_copy_text(outcome->status, sizeof(outcome->status), status);
+    shared_copy_text(outcome->message, sizeof(outcome->message), message);
+    if (!own_words) {
+        shared_copy_text(outcome->detail, sizeof(outcome->detail), error->detail);
+        shared_copy_text(outcome->hint, sizeof(outcome->hint), error->hint);
     }
     outcome->sqlstate = error->sqlerrcode;
-    ereport(LOG, (errcode(error->sqlerrcode),
-                  errmsg("job \"%s\" %s: %s", job_definitions[run->job].name, outcome->status, outcome->message),
-                  outcome->detail[0] != '\0' ? errdetail_internal("%s", outcome->detail) : 0,
-                  outcome->hint[0] != '\0' ? errhint("%s", outcome->hint) : 0,
-                  errcontext("run %lld of the job", (long long)run->id)));
+    ereport(LOG,
+            (errcode(error->sqlerrcode), errmsg("job \"%s\" %s: %s", run->spec.name, outcome->status, outcome->message),
+             outcome->detail[0] != '\0' ? errdetail_internal("%s", outcome->detail) : 0,
+             outcome->hint[0] != '\0' ? errhint("%s", outcome->hint) : 0,
+             errcontext("run %lld of the job", (long long)run->spec.id)));
 
     initStringInfo(&text);
-    appendStringInfoString(&text, session_terminating ? outcome->message : error->message);
-    if (!session_terminating && error->detail != NULL)
+    appendStringInfoString(&text, message);
+    if (!own_words && error->detail != NULL)
         appendStringInfo(&text, "\nDETAIL:  %s", error->detail);
-    if (!session_terminating && error->hint != NULL)
+    if (!own_words && error->hint != NULL)
         appendStringInfo(&text, "\nHINT:  %s", error->hint);
     return text.data;
 }
 
-/* Records the end of a run. Failing to is no reason to lose the process: the row will be found as lost. */
+/* Records the end of a run. Failing to is no reason to lose the process: the scheduler does it then. */
 static bool
-record_outcome(RunSlot *run, const RunOutcome *outcome, const char *result, const char *message)
+record_end(const RunSlot *run, const RunOutcome *outcome, const char *result, const char *message, TimestampTz retry_at)
 {
+    MemoryContext caller = CurrentMemoryContext;
+    RunRecord record = {.spec = run->spec,
+                        .status = outcome->status,
+                        .started_at = run->started_at != 0 ? run->started_at : GetCurrentTimestamp(),
+                        .finished_at = GetCurrentTimestamp(),
+                        .result = result,
+                        .sqlstate = outcome->sqlstate,
+                        .error = message,
+                        .pid = MyProcPid,
+                        .retry_at = retry_at};
     volatile bool recorded = true;
 
+    if (run->spec.run_database != run->spec.database)
+        return false;
     PG_TRY();
     {
-        if (session_terminating) {
-            /* nothing may hold up a shutdown: neither a lock on the history nor a standby that does not answer */
-            SetConfigOption("lock_timeout", "500", PGC_SUSET, PGC_S_OVERRIDE);
-            SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
-        }
-        history_finish(run->id, outcome->status, result, outcome->sqlstate, message);
+        history_begin("recording the end of a run");
+        history_finish(&record);
+        history_commit();
     }
     PG_CATCH();
     {
-        EmitErrorReport();
-        FlushErrorState();
-        xact_abort();
+        history_abort(caller);
         recorded = false;
     }
     PG_END_TRY();
+    MemoryContextSwitchTo(caller);
     return recorded;
+}
+
+/* The end of a run: of a failure, whether it is tried again. Returns whether the history is right about it. */
+static bool
+end_run(const RunSlot *run, const RunOutcome *outcome, const char *result, const char *message, bool *retry)
+{
+    TimestampTz retry_at = message != NULL ? history_retry_at(&run->spec, outcome->status, GetCurrentTimestamp()) : 0;
+
+    *retry = retry_at != 0;
+    return record_end(run, outcome, result, message, retry_at);
 }
 
 /* Returns whether the history is right about the run. */
 static bool
-do_run(int slot, RunOutcome *outcome)
+do_run(int slot, RunOutcome *outcome, bool *retry)
 {
     RunSlot *run = &shared->runs[slot];
     MemoryContext context = AllocSetContextCreate(TopMemoryContext, "apapacho_jobs run", ALLOCSET_DEFAULT_SIZES);
@@ -148,44 +362,74 @@ do_run(int slot, RunOutcome *outcome)
     char *volatile result = NULL;
     char *volatile message = NULL;
     volatile bool started = false;
-    bool recorded = true;
+    bool recorded;
 
     memset(outcome, 0, sizeof(*outcome));
+    MemoryContextSwitchTo(context);
+    if (!session_terminating)
+        QueryCancelPending = false; /* a cancellation that came too late for the run before */
+    timed_out = 0;
+    job_begin();
     PG_TRY();
     {
-        JobRun job_run = {.trigger = run->trigger, .arguments = run->arguments, .context = context};
-
-        start_run(slot);
+        if (run->spec.run_database == run->spec.database)
+            record_start(&run->spec);
         started = true;
-        job_run.id = run->id;
-        MemoryContextSwitchTo(context);
-        job_begin();
-        result = job_definitions[run->job].function(&job_run);
-        copy_text(outcome->status, sizeof(outcome->status), job_was_stopped() ? STATUS_INTERRUPTED : STATUS_SUCCEEDED);
+        result = do_job(slot, context);
+        shared_copy_text(outcome->status, sizeof(outcome->status),
+                         job_was_stopped() ? STATUS_INTERRUPTED : STATUS_SUCCEEDED);
         if (job_was_stopped())
             message = "the jobs were switched off during the run";
         if (strlen(result) < sizeof(outcome->result))
-            copy_text(outcome->result, sizeof(outcome->result), result);
+            shared_copy_text(outcome->result, sizeof(outcome->result), result);
     }
     PG_CATCH();
     {
         ErrorData *error;
 
+        disable_timeout(run_timeout, false);
         MemoryContextSwitchTo(context);
         error = CopyErrorData();
         FlushErrorState();
         xact_abort();
+        xact_limit_sync_wait(0);
         result = NULL;
         message = report_failure(run, error, outcome);
     }
     PG_END_TRY();
 
     MemoryContextSwitchTo(context);
-    if (started)
-        recorded = record_outcome(run, outcome, result, message);
+    *retry = false;
+    recorded = !started || end_run(run, outcome, result, message, retry);
     MemoryContextSwitchTo(caller);
     MemoryContextDelete(context);
     return recorded;
+}
+
+/* Nothing of a user's run may be left for the next one. Failing that, there is none. */
+static bool
+reset_session(void)
+{
+    MemoryContext caller = CurrentMemoryContext;
+    volatile bool done = true;
+
+    if (!OidIsValid(session_role))
+        return true;
+    PG_TRY();
+    {
+        command_reset_session();
+    }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(caller);
+        EmitErrorReport();
+        FlushErrorState();
+        xact_abort();
+        done = false;
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(caller);
+    return done;
 }
 
 void
@@ -198,18 +442,25 @@ apapacho_worker_main(Datum argument)
     memcpy(&sequence, MyBgworkerEntry->bgw_extra, sizeof(sequence));
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
     pqsignal(SIGTERM, handle_terminate);
+    if (timer_create(CLOCK_MONOTONIC, &(struct sigevent){.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGTERM},
+                     &termination_timer) != 0)
+        elog(FATAL, "could not create a timer: %m");
     BackgroundWorkerUnblockSignals();
 
     if (!dispatch_attach(slot, sequence))
         proc_exit(0);
-    session_start(shared->runs[slot].database, "0");
+    previous_log_hook = emit_log_hook;
+    emit_log_hook = on_log;
+    session_start(shared->runs[slot].spec.run_database, shared->runs[slot].spec.role, "0");
+    run_timeout = RegisterTimeout(USER_TIMEOUT, on_run_timeout);
+    MemoryContextSwitchTo(TopMemoryContext);
 
     while (slot >= 0) {
-        bool recorded = do_run(slot, &outcome);
+        bool retry;
+        bool recorded = do_run(slot, &outcome, &retry);
+        bool go_on = reset_session() && !session_terminating;
 
-        slot = dispatch_finish(slot, &outcome, !session_terminating);
-        if (!recorded)
-            dispatch_report_lost(MyDatabaseId);
+        slot = dispatch_finish(slot, &outcome, recorded, retry, go_on);
         if (ConfigReloadPending) {
             ConfigReloadPending = false;
             ProcessConfigFile(PGC_SIGHUP);

@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
+#include "tcop/pquery.h"
 #include "utils/acl.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
@@ -69,6 +70,39 @@ compat_database_ownercheck(Oid database, Oid role)
     return object_ownercheck(DatabaseRelationId, database, role);
 #else
     return pg_database_ownercheck(database, role);
+#endif
+}
+
+/* Whether the role may do what SET ROLE does: take on the other. A superuser may; a role that has been dropped may not.
+ */
+static inline bool
+compat_can_become(Oid member, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+    return member_can_set_role(member, role);
+#else
+    return is_member_of_role(member, role);
+#endif
+}
+
+static inline bool
+compat_can_connect(Oid database, Oid role)
+{
+#if PG_VERSION_NUM >= 160000
+    return object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == ACLCHECK_OK;
+#else
+    return pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK;
+#endif
+}
+
+/* Runs a portal to its end, as a statement of the top level. */
+static inline void
+compat_portal_run(Portal portal, DestReceiver *receiver, QueryCompletion *completion)
+{
+#if PG_VERSION_NUM >= 180000
+    (void)PortalRun(portal, FETCH_ALL, true, receiver, receiver, completion);
+#else
+    (void)PortalRun(portal, FETCH_ALL, true, true, receiver, receiver, completion);
 #endif
 }
 

@@ -1,9 +1,8 @@
 /*
- * job.c: finds jobs by name, and what a running job asks of the platform.
+ * job.c: what a running job asks of the platform.
  */
 #include "postgres.h"
 
-#include "lib/stringinfo.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "utils/builtins.h"
@@ -13,25 +12,9 @@
 
 #include "server/job.h"
 #include "server/settings.h"
+#include "server/shared.h"
 
 static bool stopped = false; /* the run of this process has been told to end early */
-
-JobId
-job_by_name(const char *name)
-{
-    StringInfoData known;
-
-    for (int i = 0; i < JOB_COUNT; i++) {
-        if (strcmp(name, job_definitions[i].name) == 0 || strcmp(name, job_definitions[i].long_name) == 0)
-            return (JobId)i;
-    }
-
-    initStringInfo(&known);
-    for (int i = 0; i < JOB_COUNT; i++)
-        appendStringInfo(&known, "%s%s (%s)", i > 0 ? ", " : "", job_definitions[i].name, job_definitions[i].long_name);
-    ereport(ERROR, (errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("unknown job \"%s\"", name),
-                    errhint("The jobs are %s.", known.data)));
-}
 
 bool
 job_should_stop(const JobRun *run)
@@ -56,6 +39,22 @@ void
 job_begin(void)
 {
     stopped = false;
+}
+
+void
+job_progress(int64 done, int64 total, const char *message)
+{
+    RunProgress *progress;
+
+    if (shared_my_run == NULL)
+        return;
+    progress = &shared_my_run->progress;
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    progress->known = true;
+    progress->done = done;
+    progress->total = total;
+    shared_copy_text(progress->message, sizeof(progress->message), message);
+    LWLockRelease(shared->lock);
 }
 
 int64

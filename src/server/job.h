@@ -11,13 +11,23 @@
 
 #include "utils/timestamp.h"
 
-/* Ids are the order of the seed's status document and index job_definitions. */
+/*
+ * The built-in jobs, in the order of the seed's status document; they index job_definitions. In tables and shared
+ * memory a job goes by its id in apapacho_jobs.job: these have the first ones.
+ */
 typedef enum JobId { JOB_OUTBOX, JOB_PAYOUT, JOB_CLEANUP, JOB_RETRY, JOB_COUNT } JobId;
+
+static inline bool
+job_is_builtin(int64 job)
+{
+    return job >= 1 && job <= JOB_COUNT;
+}
 
 typedef enum JobTrigger {
     JOB_TRIGGER_SCHEDULE,
     JOB_TRIGGER_MANUAL,
-    JOB_TRIGGER_RECOVERY /* goes on with a run that a crash or a shutdown cut off */
+    JOB_TRIGGER_RECOVERY, /* goes on with a run that a crash or a shutdown cut off */
+    JOB_TRIGGER_RETRY     /* another attempt after a failure */
 } JobTrigger;
 
 /* One run of a job, as the job's function sees it. */
@@ -42,9 +52,6 @@ typedef struct JobDefinition {
 
 extern const JobDefinition job_definitions[JOB_COUNT];
 
-/* The job called `name` (short or long), or an ERROR that lists the known names. */
-JobId job_by_name(const char *name);
-
 /*
  * Whether a run should end early, at its next clean point: a scheduled one when the jobs have been switched off
  * meanwhile. Also takes up a configuration reload. Call it between batches, outside of a transaction.
@@ -57,6 +64,12 @@ bool job_should_stop(const JobRun *run);
  */
 bool job_was_stopped(void);
 void job_begin(void);
+
+/*
+ * Tells how far the run is, for the status functions: `total` is -1 when it is not known, `message` may be NULL.
+ * Outside of a worker it does nothing.
+ */
+void job_progress(int64 done, int64 total, const char *message);
 
 /* An integer argument of the run, or `otherwise` when it is not given. */
 int64 job_argument_int(const JobRun *run, const char *key, int64 otherwise);

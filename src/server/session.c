@@ -12,6 +12,7 @@
 #include "server/session.h"
 
 volatile sig_atomic_t session_terminating = false;
+Oid session_role = InvalidOid;
 
 static void
 pin(const char *name, const char *value)
@@ -20,13 +21,17 @@ pin(const char *name, const char *value)
 }
 
 void
-session_start(Oid database, const char *lock_timeout)
+session_start(Oid database, Oid role, const char *lock_timeout)
 {
+    session_role = role;
     if (OidIsValid(database))
-        BackgroundWorkerInitializeConnectionByOid(database, InvalidOid, 0);
+        BackgroundWorkerInitializeConnectionByOid(database, role, 0);
     else
         BackgroundWorkerInitializeConnection(NULL, NULL, 0);
     pgstat_report_appname(MyBgworkerEntry->bgw_name);
+
+    if (OidIsValid(role))
+        return; /* the session is the user's, with the settings that the administrator has given to his role */
 
     /* a database's owner can set these for it */
     pin("role", "none");

@@ -21,6 +21,7 @@
 #include "server/compat.h"
 #include "server/environment.h"
 #include "server/settings.h"
+#include "server/shared.h"
 
 bool setting_enabled;
 char *setting_databases;
@@ -32,8 +33,12 @@ int setting_outbox_max_retries;
 int setting_outbox_concurrency;
 int setting_outbox_timeout;
 int setting_payout_batch_size;
-int setting_history_days;
+int setting_max_workers;
+char *setting_notify_channel;
 
+static int history_days;
+static int history_failed_days;
+static int history_rows;
 static char *cron_text[JOB_COUNT];
 static CronSchedule *cron_schedule[JOB_COUNT]; /* each is its variable's extra; NULL when disabled */
 static char *timezone_name;
@@ -109,7 +114,8 @@ check_cron(char **newval, void **extra, GucSource source)
     }
     if (!cron_parse(*newval, &schedule, &error)) {
         GUC_check_errdetail("At position %d: %s.", error.position + 1, error.message);
-        GUC_check_errhint("Five fields are expected: minute, hour, day of month, month, day of week; for example "
+        GUC_check_errhint("Expected are five fields (minute, hour, day of month, month, day of week), six with the "
+                          "second first, an @name such as @daily, \"@every 5m\" or \"30 seconds\"; for example "
                           "\"0 2 * * 0\". An empty value disables the job.");
         return false;
     }
@@ -269,6 +275,16 @@ check_schema(char **newval, void **extra, GucSource source)
     return true;
 }
 
+static bool
+check_channel(char **newval, void **extra, GucSource source)
+{
+    if (strlen(*newval) >= NAMEDATALEN) {
+        GUC_check_errdetail("The name of a channel has at most %d bytes.", NAMEDATALEN - 1);
+        return false;
+    }
+    return true;
+}
+
 /* Reads the secret's file; the file's name may be told, its contents never. */
 static char *
 read_secret_file(void)
@@ -351,9 +367,22 @@ define_scheduler_settings(void)
     define_cron(JOB_PAYOUT, "apapacho_jobs.payout_cron", "PAYOUT_CRON", "0 2 * * 0", assign_payout_cron);
     define_cron(JOB_CLEANUP, "apapacho_jobs.cleanup_cron", "CLEANUP_CRON", "0 3 * * *", assign_cleanup_cron);
     define_cron(JOB_RETRY, "apapacho_jobs.retry_cron", "RETRY_CRON", "0 * * * *", assign_retry_cron);
+    DefineCustomIntVariable("apapacho_jobs.max_workers", "Runs of users' jobs at work at once, in all databases.",
+                            "The built-in jobs are not counted. Each run needs one of max_worker_processes.",
+                            &setting_max_workers, 8, 1, MAX_RUNS / 2, PGC_SIGHUP, 0, NULL, NULL, NULL);
+    define_string("apapacho_jobs.notify_channel", "Channel of the notification that is sent when a run fails.",
+                  "Empty: none is sent.", &setting_notify_channel, "apapacho_jobs", PGC_SUSET, 0, check_channel, NULL,
+                  NULL);
+    /* these three are read by apapacho_jobs.prune_history() */
     DefineCustomIntVariable("apapacho_jobs.history_days", "Days that the history of finished runs is kept.",
-                            "The cleanup job deletes older ones. 0 keeps them for ever.", &setting_history_days, 90, 0,
+                            "0 keeps them for ever, as far as apapacho_jobs.history_rows allows.", &history_days, 90, 0,
                             36500, PGC_SUSET, 0, NULL, NULL, NULL);
+    DefineCustomIntVariable("apapacho_jobs.history_failed_days", "Days that the history of failed runs is kept.",
+                            "0 keeps them for ever, as far as apapacho_jobs.history_rows allows.", &history_failed_days,
+                            365, 0, 36500, PGC_SUSET, 0, NULL, NULL, NULL);
+    DefineCustomIntVariable("apapacho_jobs.history_rows", "Rows of the history that are kept.",
+                            "The latest so many runs, and besides them as many failed ones. 0: no limit.",
+                            &history_rows, 100000, 0, INT_MAX, PGC_SUSET, 0, NULL, NULL, NULL);
 }
 
 static int

@@ -27,7 +27,8 @@ extern int setting_outbox_max_retries;         /* attempts after which an event 
 extern int setting_outbox_concurrency;         /* transfers in flight at once, 1..1024 */
 extern int setting_outbox_timeout;             /* a transfer's total deadline, ms */
 extern int setting_payout_batch_size;          /* creators in one transaction, 1..100000 */
-extern int setting_history_days;               /* days that finished runs are kept, 0: for ever */
+extern int setting_max_workers;                /* runs of users' jobs at work at once */
+extern char *setting_notify_channel;           /* for failed runs; empty: none */
 
 /* The schedule of a job and its text; NULL schedule and "" text when the job's setting is empty (disabled). */
 const CronSchedule *setting_cron(JobId job);

@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/ipc.h"
 #include "storage/shmem.h"
@@ -11,6 +12,7 @@
 #include "server/shared.h"
 
 SharedState *shared = NULL;
+RunSlot *shared_my_run = NULL;
 
 static shmem_request_hook_type previous_request_hook = NULL;
 static shmem_startup_hook_type previous_startup_hook = NULL;
@@ -54,6 +56,17 @@ shared_init(void)
     shmem_request_hook = request;
     previous_startup_hook = shmem_startup_hook;
     shmem_startup_hook = startup;
+}
+
+void
+shared_copy_text(char *to, size_t size, const char *from)
+{
+    int length = from != NULL ? (int)strlen(from) : 0;
+
+    if (length >= (int)size)
+        length = pg_mbcliplen(from, length, (int)size - 1);
+    memcpy(to, from != NULL ? from : "", (size_t)length);
+    to[length] = '\0';
 }
 
 void

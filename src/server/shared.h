@@ -11,6 +11,7 @@
 #include "postgres.h"
 
 #include "storage/condition_variable.h"
+#include "storage/dsm_impl.h"
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
@@ -18,23 +19,15 @@
 #include "server/job.h"
 
 #define MAX_SCHEDULERS 64 /* databases served at once */
-#define MAX_RUNS 128      /* runs queued, at work, or finished and waited for */
+#define MAX_RUNS 512      /* runs queued, at work, or finished and not yet taken note of */
 #define MAX_RELEASED 8    /* databases that are being dropped or moved at once */
 #define MAX_POKES 32      /* databases that changed and that the launcher has not looked at yet */
-#define CRON_TEXT_SIZE 256
 #define RUN_ARGUMENTS_SIZE 256
 #define RUN_STATUS_SIZE 16
 #define RUN_RESULT_SIZE 2048
 #define RUN_MESSAGE_SIZE 512
 
 #define NO_PROCESS (-1)
-
-/* The schedule of one job as its scheduler has it in force; written by that scheduler. */
-typedef struct ScheduledJob {
-    char cron[CRON_TEXT_SIZE]; /* "" when disabled */
-    TimestampTz next_run;      /* 0: none */
-    TimestampTz not_begun;     /* when a run was due whose worker never began it; set by those who notice, 0: none */
-} ScheduledJob;
 
 /* The states of a scheduler; launcher.c and scheduler.c say who makes which change. */
 typedef enum SchedulerState {
@@ -50,20 +43,23 @@ typedef struct SchedulerSlot {
     SchedulerState state;
     Oid database; /* set by the launcher, as launched_at */
     TimestampTz launched_at;
-    int process;    /* the scheduler's number in the process array, or NO_PROCESS; set by the scheduler */
-    bool ready;     /* the schedules below are in force */
-    bool poked;     /* shared_poke() named the database since the launcher asked for the process */
-    bool lost_runs; /* a worker ended without recording its run; set by workers, cleared by the scheduler */
-    ScheduledJob jobs[JOB_COUNT];
+    int process; /* the scheduler's number in the process array, or NO_PROCESS; set by the scheduler */
+    bool ready;  /* the schedules are in force */
+    bool poked;  /* shared_poke() named the database since the launcher asked for the process */
+    /* What the scheduler is to look at; set by others, cleared by it. */
+    bool jobs_changed;     /* rows of apapacho_jobs.job */
+    bool settings_changed; /* settings of the database or of a role */
+    bool lost_runs;        /* a worker ended without recording its run */
+    bool retries_changed;  /* a run has failed and is to be tried again */
 } SchedulerSlot;
 
 /* The states of a run; dispatch.c makes every change of state. */
 typedef enum RunState {
     RUN_FREE,
-    RUN_QUEUED,   /* waits for the job's present run to end */
+    RUN_QUEUED,   /* waits for the job's present run to end, or for a worker */
     RUN_STARTING, /* a worker has been asked for */
     RUN_RUNNING,  /* a worker is at it */
-    RUN_FINISHED  /* its outcome is waited for */
+    RUN_FINISHED  /* its outcome is waited for, or has yet to be written into the history */
 } RunState;
 
 /* How a run ended. Texts that do not fit are cut (a result is left out): the history has them whole. */
@@ -76,20 +72,49 @@ typedef struct RunOutcome {
     char hint[RUN_MESSAGE_SIZE];
 } RunOutcome;
 
+/* What is to be run, for whom and under which rules: fixed when the run is asked for. */
+typedef struct RunSpec {
+    int64 id;  /* apapacho_jobs.run.id */
+    int64 job; /* apapacho_jobs.job.id; the built-in jobs' are JobId + 1 */
+    char name[NAMEDATALEN];
+    Oid database;     /* the job's and its history's */
+    Oid run_database; /* the one that the worker connects to */
+    Oid role;         /* whom the command runs as; InvalidOid: a built-in job, as ourselves */
+    Oid owner;        /* the job's */
+    JobTrigger trigger;
+    Oid requested_by; /* by hand: who; else InvalidOid */
+    TimestampTz scheduled_for;
+    int pass;    /* how often the clock had been set back */
+    int attempt; /* from 1 */
+    int retries; /* further attempts that are allowed in all */
+    int64 retry_delay_ms;
+    int64 retry_delay_max_ms;
+    int64 timeout_ms;                   /* 0: none */
+    dsm_handle command;                 /* for another database: the command's text, pinned; else DSM_HANDLE_INVALID */
+    char arguments[RUN_ARGUMENTS_SIZE]; /* "" or a JSON object */
+} RunSpec;
+
+/* How far a run is, as its job says. */
+typedef struct RunProgress {
+    bool known;
+    int64 done;
+    int64 total; /* -1: not known */
+    char message[128];
+} RunProgress;
+
 typedef struct RunSlot {
     RunState state;
     uint64 sequence; /* tells this use of the slot from earlier ones */
-    int64 id;        /* apapacho_jobs.run.id; 0 until the worker has taken one */
-    Oid database;
-    JobId job;
-    JobTrigger trigger;
-    Oid requested_by; /* InvalidOid: the scheduler */
-    TimestampTz scheduled_for;
+    RunSpec spec;
     TimestampTz state_since;
-    int waiters; /* backends that wait for the outcome */
-    pid_t pid;   /* the worker's */
+    TimestampTz started_at; /* when the job itself began; 0: not yet. Set by the worker */
+    bool cancel_requested;  /* apapacho_cancel_run() */
+    bool unrecorded;        /* FINISHED: the history does not know the outcome yet; the scheduler sees to it */
+    bool wake_scheduler;    /* it waits for the end of this run */
+    int waiters;            /* backends that wait for the outcome */
+    pid_t pid;              /* the worker's */
     int process;
-    char arguments[RUN_ARGUMENTS_SIZE];
+    RunProgress progress; /* written by the worker */
 
     RunOutcome outcome;        /* for those who wait; whole in the history */
     ConditionVariable changed; /* broadcast at every change of state; has a lock of its own */
@@ -109,11 +134,17 @@ typedef struct SharedState {
 
 extern SharedState *shared;
 
+/* The run that this process, a worker, is at; else NULL. */
+extern RunSlot *shared_my_run;
+
 /* Installs the shared memory hooks; from _PG_init at preload. */
 void shared_init(void);
 
 /* Sets the latch of a process that is named by its number; NO_PROCESS is nothing. A spurious wake-up is harmless. */
 void shared_wake(int process);
+
+/* Copies a text (NULL is ""); what does not fit is cut between two characters. */
+void shared_copy_text(char *to, size_t size, const char *from);
 
 /* Makes the launcher look which databases there are. */
 void shared_wake_launcher(void);

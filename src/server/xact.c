@@ -4,14 +4,17 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
+#include "utils/timeout.h"
 
 #include "server/compat.h"
 #include "server/session.h"
@@ -22,21 +25,82 @@ PG_FUNCTION_INFO_V1(apapacho_in_worker);
 /* Whether the transaction is one of ours (a worker's), in which nobody else has queued a deferred trigger. */
 static bool own_transaction = false;
 
+/* In a session of a user's: from whom xact_begin() became the superuser. */
+static RunAs ours;
+
 /* Whether it is between the run_as() and run_as_end() of the job itself: those of functions that users' triggers call
  * are inside. */
 static bool in_role = false;
 
+static int sync_wait_ms = 0;
+static TimeoutId sync_wait_timeout = MAX_TIMEOUTS;
+static volatile sig_atomic_t sync_wait_over = false;
+static TimestampTz no_sync_wait_until = 0;
+
+#define NO_SYNC_WAIT_MS 60000 /* after a wait in vain: for how long there is none */
+
+static void
+on_sync_wait_timeout(void)
+{
+    /* the wait for the standby ends as by a cancellation: with a warning, the transaction is committed */
+    sync_wait_over = true;
+    QueryCancelPending = true;
+    InterruptPending = true;
+    SetLatch(MyLatch);
+}
+
+void
+xact_limit_sync_wait(int milliseconds)
+{
+    sync_wait_ms = milliseconds;
+    if (sync_wait_timeout == MAX_TIMEOUTS)
+        sync_wait_timeout = RegisterTimeout(USER_TIMEOUT, on_sync_wait_timeout);
+}
+
+/* Commits, waiting for a standby as the settings say, but not longer than is allowed. */
+static void
+commit(void)
+{
+    bool limited = sync_wait_ms > 0 && !session_terminating;
+
+    if (limited) {
+        sync_wait_over = false;
+        enable_timeout_after(sync_wait_timeout, sync_wait_ms);
+    }
+    CommitTransactionCommand();
+    if (limited) {
+        disable_timeout(sync_wait_timeout, false);
+        if (sync_wait_over) {
+            QueryCancelPending = false;
+            no_sync_wait_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), NO_SYNC_WAIT_MS);
+        }
+    }
+}
+
+/* Whether commits are not to wait for a standby at all: it did not answer a while ago, or nothing may hold us up. */
+static bool
+skips_sync_wait(void)
+{
+    return session_terminating || (sync_wait_ms > 0 && GetCurrentTimestamp() < no_sync_wait_until);
+}
+
 void
 xact_begin(const char *activity)
 {
-    if (session_terminating) /* no standby that does not answer may hold up a shutdown */
-        SetConfigOption("synchronous_commit", "local", PGC_USERSET, PGC_S_OVERRIDE);
     SetCurrentStatementStartTimestamp();
     StartTransactionCommand();
+    XactIsoLevel = XACT_READ_COMMITTED;
+    XactReadOnly = false;
+    XactDeferrable = false;
+    if (skips_sync_wait())
+        (void)set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+                                false);
+    if (OidIsValid(session_role))
+        run_as(&ours, BOOTSTRAP_SUPERUSERID);
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "could not connect to SPI");
     PushActiveSnapshot(GetTransactionSnapshot());
-    own_transaction = true;
+    own_transaction = !OidIsValid(session_role);
     in_role = false;
     pgstat_report_activity(STATE_RUNNING, activity);
 }
@@ -46,7 +110,11 @@ xact_commit(void)
 {
     SPI_finish();
     PopActiveSnapshot();
-    CommitTransactionCommand();
+    if (OidIsValid(session_role)) {
+        own_transaction = false;
+        run_as_end(&ours);
+    }
+    commit();
     own_transaction = in_role = false;
     if (session_terminating) {
         /* the wait for a synchronous standby, or a trigger's exception handler, may have swallowed the cancellation */
@@ -124,6 +192,24 @@ spi_run(const char *sql, int count, Oid *types, Datum *values, const char *nulls
     return SPI_processed;
 }
 
+uint64
+spi_run_kept(SPIPlanPtr *plan, const char *sql, int count, Oid *types, Datum *values, const char *nulls)
+{
+    int status;
+
+    if (*plan == NULL) {
+        SPIPlanPtr made = SPI_prepare(sql, count, types);
+
+        if (made == NULL || SPI_keepplan(made) != 0)
+            elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+        *plan = made;
+    }
+    status = SPI_execute_plan(*plan, values, nulls, false, 0);
+    if (status < 0)
+        elog(ERROR, "SPI_execute_plan failed: %s", SPI_result_code_string(status));
+    return SPI_processed;
+}
+
 char *
 spi_text(uint64 row, int column)
 {
@@ -146,6 +232,24 @@ spi_int64(uint64 row, int column)
     default:
         elog(ERROR, "column %d is no integer", column);
     }
+}
+
+Oid
+spi_oid(uint64 row, int column)
+{
+    bool is_null;
+    Datum value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &is_null);
+
+    return is_null ? InvalidOid : DatumGetObjectId(value);
+}
+
+TimestampTz
+spi_time(uint64 row, int column)
+{
+    bool is_null;
+    Datum value = SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, &is_null);
+
+    return is_null ? 0 : DatumGetTimestampTz(value);
 }
 
 bool

@@ -1,10 +1,11 @@
 /*
  * xact.h: the transactions of a worker, and whom its statements run as.
  *
- * A worker is connected as the bootstrap superuser. It reads and writes the extension's own tables as that, but every
- * statement that names a user's table, a SELECT too, can run code of the user's (triggers, defaults, constraints;
- * expressions of indexes while it is being planned), so that happens as the owner of the table, between run_as() and
- * run_as_end(), with SET ROLE and SET SESSION AUTHORIZATION forbidden.
+ * A worker of a built-in job is connected as the bootstrap superuser; that of a user's job as the job's role, and
+ * becomes the superuser between xact_begin() and xact_commit(). It reads and writes the extension's own tables as that,
+ * but every statement that names a user's table, a SELECT too, can run code of the user's (triggers, defaults,
+ * constraints; expressions of indexes while it is being planned), so that happens as the owner of the table, between
+ * run_as() and run_as_end(), with SET ROLE and SET SESSION AUTHORIZATION forbidden.
  */
 #ifndef APAPACHO_XACT_H
 #define APAPACHO_XACT_H
@@ -12,6 +13,13 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "utils/timestamp.h"
+
+/*
+ * Whether commits wait for a synchronous standby no longer than so many milliseconds (0: as long as it takes). For the
+ * bookkeeping of processes that must not stand still; what the jobs themselves do is not concerned.
+ */
+void xact_limit_sync_wait(int milliseconds);
 
 /*
  * Starts a transaction with SPI connected and a snapshot pushed. `activity` is shown in pg_stat_activity: constant
@@ -49,10 +57,18 @@ void run_as_end(const RunAs *saved);
  */
 uint64 spi_run(const char *sql, int count, Oid *types, Datum *values, const char *nulls, bool read_only, long limit);
 
+/*
+ * The same for a statement that is run often: planned once in this process, kept in *plan (NULL at first; static, as
+ * `types`). Never read-only, no limit.
+ */
+uint64 spi_run_kept(SPIPlanPtr *plan, const char *sql, int count, Oid *types, Datum *values, const char *nulls);
+
 /* The value of a column of a row of the last result (SPI_tuptable), as text, palloc'ed in the current context; NULL
  * when null. */
 char *spi_text(uint64 row, int column);
-int64 spi_int64(uint64 row, int column); /* 0 when null; the column's type is bigint or integer */
+int64 spi_int64(uint64 row, int column);      /* 0 when null; the column's type is bigint or integer */
+Oid spi_oid(uint64 row, int column);          /* InvalidOid when null */
+TimestampTz spi_time(uint64 row, int column); /* 0 when null; the column's type is timestamptz */
 bool spi_is_null(uint64 row, int column);
 
 #endif

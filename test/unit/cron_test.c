@@ -72,6 +72,20 @@ show(int64_t instant, char *buffer, size_t size)
 #define ALL_WEEKDAYS UINT32_C(0x7f)
 #define BIT(value) (UINT64_C(1) << (value))
 
+/* Parses what must be accepted; all zeroes when it is not. */
+static CronSchedule
+parsed(const char *text)
+{
+    CronSchedule schedule;
+    CronError error = {0};
+
+    memset(&schedule, 0, sizeof(schedule));
+    if (!CHECK(cron_parse(text, &schedule, &error))) {
+        printf("    %s: at %d: %s\n", text, error.position, error.message);
+    }
+    return schedule;
+}
+
 static void
 test_field_values(void)
 {
@@ -79,7 +93,7 @@ test_field_values(void)
         const char *text;
         uint64_t minutes;
         uint32_t hours, days, months, weekdays;
-        const char *stars; /* which of m, h, d, w; "$" for the last day */
+        const char *stars; /* which of m, h, d, w */
     } cases[] = {
         {"* * * * *", ALL_MINUTES, ALL_HOURS, ALL_DAYS, ALL_MONTHS, ALL_WEEKDAYS, "mhdw"},
         {" \t0\t2  * *\t0 \t", 1, 4, ALL_DAYS, ALL_MONTHS, 1, "d"},
@@ -91,20 +105,24 @@ test_field_values(void)
          BIT(1) | BIT(6) | BIT(11), BIT(0) | BIT(2) | BIT(4) | BIT(6), "mhdw"},
         {"1-9/2 0-23/23 5-5 2-2/1 1-7/3", BIT(1) | BIT(3) | BIT(5) | BIT(7) | BIT(9), 1 | BIT(23), BIT(5), BIT(2),
          BIT(1) | BIT(4) | BIT(0), ""},
-        {"*/59 */23 */31 */12 */7", 1 | BIT(59), 1 | BIT(23), BIT(1), BIT(1), 1, "mhdw"},
+        {"*/59 */23 */31 */12 */6", 1 | BIT(59), 1 | BIT(23), BIT(1), BIT(1), 1 | BIT(6), "mhdw"},
         {"5-9/59 0 1 1 1", BIT(5), 1, 2, 2, 2, ""},
         {"*,5 0 1,* * 1,*", ALL_MINUTES, 1, ALL_DAYS, ALL_MONTHS, ALL_WEEKDAYS, "m"},
         {"0 0 * * 7", 1, 1, ALL_DAYS, ALL_MONTHS, 1, "d"},
+        {"0 0 * * */7", 1, 1, ALL_DAYS, ALL_MONTHS, 1, "dw"},
         {"0 0 * * 5-7", 1, 1, ALL_DAYS, ALL_MONTHS, BIT(5) | BIT(6) | BIT(0), "d"},
         {"0 0 * * 0-7", 1, 1, ALL_DAYS, ALL_MONTHS, ALL_WEEKDAYS, "d"},
         {"0 0 1 JAN,mar-May sUn,Tue-thu", 1, 1, 2, BIT(1) | BIT(3) | BIT(4) | BIT(5), BIT(0) | BIT(2) | BIT(3) | BIT(4),
          ""},
         {"0 0 1 feb-12/5 mon-7/2", 1, 1, 2, BIT(2) | BIT(7) | BIT(12), BIT(1) | BIT(3) | BIT(5) | BIT(0), ""},
-        {"0 11 $ * *", 1, BIT(11), 0, ALL_MONTHS, ALL_WEEKDAYS, "w$"},
-        {"0 11 $ 2 5", 1, BIT(11), 0, BIT(2), BIT(5), "$"},
         {"0 0 29 2 *", 1, 1, BIT(29), BIT(2), ALL_WEEKDAYS, "w"},
         {"0 0 31 2 1", 1, 1, BIT(31), BIT(2), BIT(1), ""},
         {"0 0 30-31 2,4 *", 1, 1, BIT(30) | BIT(31), BIT(2) | BIT(4), ALL_WEEKDAYS, "w"},
+        {"0 0 ? * ?", 1, 1, ALL_DAYS, ALL_MONTHS, ALL_WEEKDAYS, "dw"},
+        {"30-10/20 22-2/2 30-2 11-2 6-1", BIT(30) | BIT(50) | BIT(10), BIT(22) | BIT(0) | BIT(2),
+         BIT(30) | BIT(31) | BIT(1) | BIT(2), BIT(11) | BIT(12) | BIT(1) | BIT(2), BIT(6) | BIT(0) | BIT(1), ""},
+        {"50/4 20/3 28/2 oct/1 thu/2", BIT(50) | BIT(54) | BIT(58), BIT(20) | BIT(23), BIT(28) | BIT(30),
+         BIT(10) | BIT(11) | BIT(12), BIT(4) | BIT(6), ""},
         {"@yearly", 1, 1, 2, 2, ALL_WEEKDAYS, "w"},
         {"@annually", 1, 1, 2, 2, ALL_WEEKDAYS, "w"},
         {"@monthly", 1, 1, 2, ALL_MONTHS, ALL_WEEKDAYS, "w"},
@@ -116,22 +134,145 @@ test_field_values(void)
     size_t i;
 
     for (i = 0; i < LENGTH(cases); i++) {
-        CronSchedule schedule;
-        CronError error = {0};
+        CronSchedule schedule = parsed(cases[i].text);
 
-        if (!CHECK(cron_parse(cases[i].text, &schedule, &error))) {
-            printf("    %s: %s\n", cases[i].text, error.message);
-            continue;
-        }
-        if (!CHECK(schedule.kind == CRON_KIND_FIELDS && schedule.interval_seconds == 0 &&
+        if (!CHECK(schedule.kind == CRON_KIND_FIELDS && schedule.interval_seconds == 0 && schedule.seconds == 1 &&
                    schedule.minutes == cases[i].minutes && schedule.hours == cases[i].hours &&
                    schedule.days == cases[i].days && schedule.months == cases[i].months &&
-                   schedule.weekdays == cases[i].weekdays &&
+                   schedule.weekdays == cases[i].weekdays && schedule.nth_weekdays == 0 &&
+                   schedule.last_weekdays == 0 && schedule.days_to_last == 0 && schedule.nearest == 0 &&
                    schedule.minute_star == (strchr(cases[i].stars, 'm') != NULL) &&
                    schedule.hour_star == (strchr(cases[i].stars, 'h') != NULL) &&
                    schedule.day_star == (strchr(cases[i].stars, 'd') != NULL) &&
-                   schedule.weekday_star == (strchr(cases[i].stars, 'w') != NULL) &&
-                   schedule.last_day == (strchr(cases[i].stars, '$') != NULL))) {
+                   schedule.weekday_star == (strchr(cases[i].stars, 'w') != NULL))) {
+            printf("    %s\n", cases[i].text);
+        }
+    }
+}
+
+/* Days that differ from month to month; the other fields are "0 0 ... * ..." */
+static void
+test_special_days(void)
+{
+    static const struct {
+        const char *text;
+        uint32_t days, weekdays, days_to_last, nearest, last_weekdays;
+        uint64_t nth_weekdays;
+    } cases[] = {
+        {"0 0 $ * *", 0, ALL_WEEKDAYS, 1, 0, 0, 0},
+        {"0 0 l * ?", 0, ALL_WEEKDAYS, 1, 0, 0, 0},
+        {"0 0 1,15-16,L * *", BIT(1) | BIT(15) | BIT(16), ALL_WEEKDAYS, 1, 0, 0, 0},
+        {"0 0 $,L-1,l-30,L-07 * *", 0, ALL_WEEKDAYS, 1 | BIT(1) | BIT(30) | BIT(7), 0, 0, 0},
+        {"0 0 LW,1w,031W,2 * *", BIT(2), ALL_WEEKDAYS, 0, 1 | BIT(1) | BIT(31), 0, 0},
+        {"0 0 lw * 5", 0, BIT(5), 0, 1, 0, 0},
+        {"0 0 * * 5L", ALL_DAYS, 0, 0, 0, BIT(5), 0},
+        {"0 0 * * fril,SUNDAYL,7L,monL", ALL_DAYS, 0, 0, 0, BIT(5) | BIT(0) | BIT(1), 0},
+        {"0 0 * * 5#2", ALL_DAYS, 0, 0, 0, 0, BIT(7 + 5)},
+        {"0 0 1W * 7#1,sat#5,Wednesday#3,1,2L", 0, BIT(1), 0, BIT(1), BIT(2), BIT(0) | BIT(28 + 6) | BIT(14 + 3)},
+    };
+    size_t i;
+
+    for (i = 0; i < LENGTH(cases); i++) {
+        CronSchedule schedule = parsed(cases[i].text);
+
+        if (!CHECK(schedule.days == cases[i].days && schedule.weekdays == cases[i].weekdays &&
+                   schedule.days_to_last == cases[i].days_to_last && schedule.nearest == cases[i].nearest &&
+                   schedule.last_weekdays == cases[i].last_weekdays && schedule.nth_weekdays == cases[i].nth_weekdays &&
+                   schedule.months == ALL_MONTHS)) {
+            printf("    %s\n", cases[i].text);
+        }
+    }
+}
+
+/* Two ways to write the same; the second column is the plainest. */
+static void
+test_same_meaning(void)
+{
+    static const char *const cases[][2] = {
+        {"0 */5 * * * *", "*/5 * * * *"},
+        {"0 0 1 january,SEPTEMBER-December monday-Friday", "0 0 1 1,9-12 1-5"},
+        {"0 0 * may-july thursday", "0 0 * 5,6,7 4"},
+        {"0 0 * * fri-sun", "0 0 * * 5-7"},
+        {"0 0 * * 5-0", "0 0 * * 0,5,6"},
+        {"0 0 * * fri-mon", "0 0 * * 0,1,5,6"},
+        {"0 0 * * 5-1/2", "0 0 * * 5,7"},
+        {"0 0 * * fri-tue/3", "0 0 * * 5,1"},
+        {"0 0 * * 7-2", "0 0 * * 0,1,2"},
+        {"0 0 * * 7-2/2", "0 0 * * 0,2"},
+        {"0 0 * * 7-0", "0 0 * * 0"},
+        {"0 0 * * 7-7", "0 0 * * 0"},
+        {"0 0 * * 7-7/2", "0 0 * * 0"},
+        {"0 0 * * 6-7/2", "0 0 * * 6"},
+        {"0 0 * * 7-6", "0 0 * * 0-6"},
+        {"0 0 * * 0-7", "0 0 * * 0-6"},
+        {"0 0 * * sun/2", "0 0 * * 0,2,4,6"},
+        {"0 0 * * 7/2", "0 0 * * 0"},
+        {"0 0 * * 0/7", "0 0 * * 0"},
+        {"0 0 31-1,20/31 nov-jan/2 *", "0 0 1,20,31 1,11 *"},
+        {"5/30,7 23-0 * * *", "5,7,35 0,23 * * *"},
+        {"@every 90s", "@every 1m30s"},
+        {"@every \t 007s ", "7 seconds"},
+        {"@every 0d0h0m59s", "59 seconds"},
+        {"@every 1d1h1m1s", "@every 90061s"},
+        {"@every 366d", "@every 31622400s"},
+        {"@every 8784h", "@every 527040m"},
+    };
+    static const char *const others[][2] = {
+        {"*/5 * * * *", "0/5 * * * *"}, /* the star matters on the day of a clock change */
+        {"0 0 * * 0", "0 0 ? * */7"},
+        {"*/5 * * * *", "@every 5m"},
+        {"1 0 0 * * *", "0 0 * * *"},
+    };
+    size_t i;
+
+    for (i = 0; i < LENGTH(cases); i++) {
+        CronSchedule first = parsed(cases[i][0]);
+        CronSchedule second = parsed(cases[i][1]);
+
+        if (!CHECK(memcmp(&first, &second, sizeof(first)) == 0)) {
+            printf("    %s is not %s\n", cases[i][0], cases[i][1]);
+        }
+    }
+    for (i = 0; i < LENGTH(others); i++) {
+        CronSchedule first = parsed(others[i][0]);
+        CronSchedule second = parsed(others[i][1]);
+
+        CHECK(memcmp(&first, &second, sizeof(first)) != 0);
+    }
+}
+
+static void
+test_seconds(void)
+{
+    CHECK(parsed("* * * * * *").seconds == ALL_MINUTES);
+    CHECK(parsed("*/15 * * * * *").seconds == (1 | BIT(15) | BIT(30) | BIT(45)));
+    CHECK(parsed("59 1 2 3 4 5").seconds == BIT(59));
+    CHECK(parsed("58-1 1 2 3 4 5").seconds == (BIT(58) | BIT(59) | BIT(0) | BIT(1)));
+    CHECK(parsed("59 1 2 3 4 5").minutes == BIT(1) && parsed("59 1 2 3 4 5").weekdays == BIT(5));
+    CHECK(!parsed("* 1 2 * * *").minute_star && parsed("* 1 * * * *").hour_star);
+}
+
+static void
+test_accessors(void)
+{
+    static const struct {
+        const char *text;
+        bool fixed;
+        int granularity;
+    } cases[] = {
+        {"0 2 * * 0", true, 60},     {"* * * * *", false, 60},      {"0 * * * *", false, 60},
+        {"* 2 * * *", false, 60},    {"0-59 0-23 * * *", true, 60}, {"5,* 2 * * *", true, 60},
+        {"*/59 2 * * *", false, 60}, {"* 0 2 * * *", true, 1},      {"30 0 2 * * *", true, 60},
+        {"30 * * * * *", false, 60}, {"0,30 * * * * *", false, 1},  {"30 seconds", false, 1},
+        {"@every 5m", false, 1},     {"@reboot", false, 60},        {"@daily", true, 60},
+        {"@hourly", false, 60},
+    };
+    size_t i;
+
+    for (i = 0; i < LENGTH(cases); i++) {
+        CronSchedule schedule = parsed(cases[i].text);
+
+        if (!CHECK(cron_is_fixed(&schedule) == cases[i].fixed && cron_granularity(&schedule) == cases[i].granularity)) {
             printf("    %s\n", cases[i].text);
         }
     }
@@ -144,22 +285,36 @@ test_other_kinds(void)
         const char *text;
         int seconds; /* 0: at server start */
     } cases[] = {
-        {"1 second", 1}, {"1 seconds", 1}, {" 30 sEcOnDs ", 30}, {"17  seconds\t", 17}, {"59 seconds", 59},
-        {"2 second", 2}, {"5seconds", 5},  {"007\tSECONDS", 7},  {"  @reboot  ", 0},    {"@restart", 0},
+        {"1 second", 1},
+        {"1 seconds", 1},
+        {" 30 sEcOnDs ", 30},
+        {"17  seconds\t", 17},
+        {"59 seconds", 59},
+        {"2 second", 2},
+        {"5seconds", 5},
+        {"007\tSECONDS", 7},
+        {"  @reboot  ", 0},
+        {"@restart", 0},
+        {"@every 1s", 1},
+        {"@every\t5m ", 300},
+        {"@every 1h30m", 5400},
+        {"@every 1d", 86400},
+        {"@every 366d", CRON_INTERVAL_MAX},
+        {"@every 365d24h", CRON_INTERVAL_MAX},
+        {"@every 90m", 5400},
+        {"@every 00000000000000000002h", 7200},
+        {"@every 31622400s", CRON_INTERVAL_MAX},
+        {"@every 1d2s", 86402},
     };
     size_t i;
 
     for (i = 0; i < LENGTH(cases); i++) {
-        CronSchedule schedule;
+        CronSchedule schedule = parsed(cases[i].text);
         int64_t next = 5;
 
-        if (!CHECK(cron_parse(cases[i].text, &schedule, NULL))) {
-            printf("    %s\n", cases[i].text);
-            continue;
-        }
         CHECK(schedule.kind == (cases[i].seconds > 0 ? CRON_KIND_INTERVAL : CRON_KIND_REBOOT));
         CHECK(schedule.interval_seconds == cases[i].seconds);
-        CHECK(schedule.minutes == 0 && schedule.days == 0 && !schedule.minute_star);
+        CHECK(schedule.seconds == 0 && schedule.minutes == 0 && schedule.days == 0 && !schedule.minute_star);
         CHECK(cron_next(&schedule, NULL, 1000, &next) == (cases[i].seconds > 0));
         CHECK(next == (cases[i].seconds > 0 ? 1000 + cases[i].seconds : 5));
     }
@@ -171,8 +326,8 @@ static const struct {
     const char *field;
     const char *message;
 } error_cases[] = {
-    {"", 0, "expression", "expression: empty, expected five fields, an @name or \"N seconds\""},
-    {" \t ", 3, "expression", "expression: empty, expected five fields, an @name or \"N seconds\""},
+    {"", 0, "expression", "expression: empty, expected five or six fields, an @name or \"N seconds\""},
+    {" \t ", 3, "expression", "expression: empty, expected five or six fields, an @name or \"N seconds\""},
     {"61 * * * *", 0, "minute", "minute field: value 61 is out of range 0-59"},
     {"* 24 * * *", 2, "hour", "hour field: value 24 is out of range 0-23"},
     {"* * 0 * *", 4, "day-of-month", "day-of-month field: value 0 is out of range 1-31"},
@@ -186,12 +341,24 @@ static const struct {
      "minute field: value 999999999999999999999999... is out of range 0-59"},
     {"*/5000000000 * * * *", 2, "minute", "minute field: step 5000000000 is out of range 1-59"},
     {"* * * *", 7, "day-of-week",
-     "day-of-week field: missing, expected five fields: minute hour day-of-month month "
-     "day-of-week"},
-    {"5 ", 2, "hour", "hour field: missing, expected five fields: minute hour day-of-month month day-of-week"},
-    {"0 0 $", 5, "month", "month field: missing, expected five fields: minute hour day-of-month month day-of-week"},
-    {"* * * * * *", 10, "expression", "expression: expected end of text after the fifth field, found \"*\""},
-    {"0 0 * * * root  ", 10, "expression", "expression: expected end of text after the fifth field, found \"root\""},
+     "day-of-week field: missing, expected five fields: minute hour day-of-month month day-of-week, "
+     "or six with the second first"},
+    {"5 ", 2, "hour",
+     "hour field: missing, expected five fields: minute hour day-of-month month day-of-week, "
+     "or six with the second first"},
+    {"0 0 $", 5, "month",
+     "month field: missing, expected five fields: minute hour day-of-month month day-of-week, "
+     "or six with the second first"},
+    {"* * * * * * *", 12, "expression", "expression: expected end of text after the sixth field, found \"*\""},
+    {"0 0 * * * mon root  ", 14, "expression",
+     "expression: expected end of text after the sixth field, found \"root\""},
+    {"0 0 * * * root", 10, "day-of-week",
+     "day-of-week field: unknown name \"root\", expected \"*\", a number 0-7 or a name sun-sat "
+     "(six fields: second first)"},
+    {"0 2 * * 0 *", 8, "month", "month field: value 0 is out of range 1-12 (six fields: second first)"},
+    {"60 2 * * 1 *", 0, "second", "second field: value 60 is out of range 0-59 (six fields: second first)"},
+    {"0 */60 * * * *", 4, "minute", "minute field: step 60 is out of range 1-59 (six fields: second first)"},
+    {"0 0 24 * * *", 4, "hour", "hour field: value 24 is out of range 0-23 (six fields: second first)"},
     {"0 0 * * *\xc3\xa9", 9, "day-of-week", "day-of-week field: expected \",\" or a blank, found byte 0xc3"},
     {"5x * * * *", 1, "minute", "minute field: unexpected \"x\" after value 5"},
     {"1-5x * * * *", 3, "minute", "minute field: unexpected \"x\" after value 5"},
@@ -204,10 +371,6 @@ static const struct {
     {"*/5/2 * * * *", 3, "minute", "minute field: expected \",\" or a blank, found \"/\""},
     {"5.5 * * * *", 1, "minute", "minute field: expected \",\" or a blank, found \".\""},
     {"5;6 * * * *", 1, "minute", "minute field: expected \",\" or a blank, found \";\""},
-    {"30-10 * * * *", 0, "minute", "minute field: range 30-10 is reversed"},
-    {"0 0 * dec-feb *", 6, "month", "month field: range 12-2 is reversed"},
-    {"0 0 * * 1,fri-sun", 10, "day-of-week",
-     "day-of-week field: range 5-0 is reversed; Sunday at the end of a range is 7"},
     {"1,,2 * * * *", 2, "minute", "minute field: expected \"*\" or a number 0-59, found \",\""},
     {",1 * * * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \",\""},
     {"1, * * * *", 2, "minute", "minute field: expected \"*\" or a number 0-59, found a blank"},
@@ -217,7 +380,44 @@ static const struct {
     {"-1 * * * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"-\""},
     {"-1 seconds", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"-\""},
     {"? * * * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"?\""},
-    {"0 0 L * *", 4, "day-of-month", "day-of-month field: expected \"*\", \"$\" or a number 1-31, found \"L\""},
+    {"L 0 1 * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"L\""},
+    {"0 0 W * *", 4, "day-of-month", "day-of-month field: expected \"*\", \"L\" or a number 1-31, found \"W\""},
+    {"0 0 1,LX * *", 6, "day-of-month", "day-of-month field: expected \"*\", \"L\" or a number 1-31, found \"LX\""},
+    {"0 0 L3 * *", 4, "day-of-month", "day-of-month field: expected \"*\", \"L\" or a number 1-31, found \"L3\""},
+    {"0 0 mon * *", 4, "day-of-month", "day-of-month field: expected \"*\", \"L\" or a number 1-31, found \"mon\""},
+    {"0 0 L- * *", 6, "day-of-month", "day-of-month field: expected a number of days 1-30 after \"-\", found a blank"},
+    {"0 0 L-0 * *", 6, "day-of-month", "day-of-month field: number of days 0 is out of range 1-30"},
+    {"0 0 L-31 * *", 6, "day-of-month", "day-of-month field: number of days 31 is out of range 1-30"},
+    {"0 0 L-3W * *", 7, "day-of-month", "day-of-month field: unexpected \"W\" after number of days 3"},
+    {"0 0 LW-3 * *", 6, "day-of-month", "day-of-month field: expected \",\" or a blank, found \"-\""},
+    {"0 0 L/2 * *", 5, "day-of-month", "day-of-month field: expected \",\" or a blank, found \"/\""},
+    {"0 0 1-L * *", 6, "day-of-month", "day-of-month field: expected \"*\", \"L\" or a number 1-31, found \"L\""},
+    {"0 0 0W * *", 4, "day-of-month", "day-of-month field: value 0 is out of range 1-31"},
+    {"0 0 15WW * *", 6, "day-of-month", "day-of-month field: unexpected \"WW\" after value 15"},
+    {"0 0 1-15W * *", 8, "day-of-month", "day-of-month field: unexpected \"W\" after value 15"},
+    {"0 0 15W-20 * *", 7, "day-of-month", "day-of-month field: expected \",\" or a blank, found \"-\""},
+    {"0 0 15L * *", 6, "day-of-month", "day-of-month field: unexpected \"L\" after value 15"},
+    {"0 0 15#2 * *", 6, "day-of-month", "day-of-month field: expected \",\" or a blank, found \"#\""},
+    {"0 5W 1 * *", 3, "hour", "hour field: unexpected \"W\" after value 5"},
+    {"0 0 * * L", 8, "day-of-week", "day-of-week field: expected a day before \"L\", such as 5L or friL"},
+    {"0 0 * * 1,l", 10, "day-of-week", "day-of-week field: expected a day before \"L\", such as 5L or friL"},
+    {"0 0 * * 5W", 9, "day-of-week", "day-of-week field: unexpected \"W\" after value 5"},
+    {"0 0 * * 8L", 8, "day-of-week", "day-of-week field: value 8 is out of range 0-7"},
+    {"0 0 * * mon-friL", 15, "day-of-week", "day-of-week field: unexpected \"L\" after value fri"},
+    {"0 0 * * friL#2", 12, "day-of-week", "day-of-week field: expected \",\" or a blank, found \"#\""},
+    {"0 0 * * 5#", 10, "day-of-week", "day-of-week field: expected a week 1-5 after \"#\", found end of text"},
+    {"0 0 * * 5#6", 10, "day-of-week", "day-of-week field: week 6 is out of range 1-5"},
+    {"0 0 * * fri#0", 12, "day-of-week", "day-of-week field: week 0 is out of range 1-5"},
+    {"0 0 * * 5#2L", 11, "day-of-week", "day-of-week field: unexpected \"L\" after week 2"},
+    {"0 0 * * 1-5#2", 11, "day-of-week", "day-of-week field: expected \",\" or a blank, found \"#\""},
+    {"0 0 * * 5#2/2", 11, "day-of-week", "day-of-week field: expected \",\" or a blank, found \"/\""},
+    {"0 0 * 5#2 *", 7, "month", "month field: expected \",\" or a blank, found \"#\""},
+    {"0 0 ?,1 * *", 5, "day-of-month", "day-of-month field: \"?\" stands alone, found \",\" after it"},
+    {"0 0 1 * ?/2", 9, "day-of-week", "day-of-week field: \"?\" stands alone, found \"/\" after it"},
+    {"0 0 1 * 1,?", 10, "day-of-week", "day-of-week field: \"?\" stands alone in its field"},
+    {"0 0 1 ? *", 6, "month", "month field: expected \"*\", a number 1-12 or a name jan-dec, found \"?\""},
+    {"? 0 0 1 * *", 0, "second",
+     "second field: expected \"*\" or a number 0-59, found \"?\" (six fields: second first)"},
     {"*/0 * * * *", 2, "minute", "minute field: step 0 is out of range 1-59"},
     {"*/60 * * * *", 2, "minute", "minute field: step 60 is out of range 1-59"},
     {"0 1-5/24 * * *", 6, "hour", "hour field: step 24 is out of range 1-23"},
@@ -225,39 +425,99 @@ static const struct {
     {"*/ * * * *", 2, "minute", "minute field: expected a step 1-59 after \"/\", found a blank"},
     {"*/-1 * * * *", 2, "minute", "minute field: expected a step 1-59 after \"/\", found \"-\""},
     {"0 0 1 */feb *", 8, "month", "month field: expected a step 1-12 after \"/\", found \"feb\""},
-    {"5/10 * * * *", 1, "minute", "minute field: a step needs a range, such as 5-59/2 or */2"},
+    {"5/60 * * * *", 2, "minute", "minute field: step 60 is out of range 1-59"},
+    {"0 22-2/24 * * *", 7, "hour", "hour field: step 24 is out of range 1-23"},
+    {"0 0 * * 1/8", 10, "day-of-week", "day-of-week field: step 8 is out of range 1-7"},
+    {"5/10-20 * * * *", 4, "minute", "minute field: expected \",\" or a blank, found \"-\""},
     {"0 0 1 foo *", 6, "month", "month field: unknown name \"foo\", expected \"*\", a number 1-12 or a name jan-dec"},
-    {"0 0 1 january *", 6, "month",
-     "month field: unknown name \"january\", expected \"*\", a number 1-12 or a name jan-dec"},
+    {"0 0 1 sept *", 6, "month", "month field: unknown name \"sept\", expected \"*\", a number 1-12 or a name jan-dec"},
+    {"0 0 1 januaryl *", 6, "month",
+     "month field: unknown name \"januaryl\", expected \"*\", a number 1-12 or a name jan-dec"},
+    {"0 0 1 * tuesd", 8, "day-of-week",
+     "day-of-week field: unknown name \"tuesd\", expected \"*\", a number 0-7 or a name sun-sat"},
+    {"0 0 1 * 1,mondays", 10, "day-of-week",
+     "day-of-week field: unknown name \"mondays\", expected \"*\", a number 0-7 or a name sun-sat"},
     {"0 0 1 * mo", 8, "day-of-week",
      "day-of-week field: unknown name \"mo\", expected \"*\", a number 0-7 or a name sun-sat"},
     {"mon 0 1 * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"mon\""},
-    {"0 0 $foo * *", 5, "day-of-month", "day-of-month field: \"$\" stands alone, found \"foo\" after it"},
-    {"0 0 $,1 * *", 5, "day-of-month", "day-of-month field: \"$\" stands alone, found \",\" after it"},
-    {"0 0 1,$ * *", 6, "day-of-month", "day-of-month field: expected \"*\", \"$\" or a number 1-31, found \"$\""},
+    {"0 0 $foo * *", 5, "day-of-month", "day-of-month field: unexpected \"foo\" after day $"},
+    {"0 0 $-3 * *", 5, "day-of-month", "day-of-month field: expected \",\" or a blank, found \"-\""},
+    {"0 0 $W * *", 5, "day-of-month", "day-of-month field: unexpected \"W\" after day $"},
     {"$ 0 1 * *", 0, "minute", "minute field: expected \"*\" or a number 0-59, found \"$\""},
     {"0 0 31 2 *", 4, "day-of-month",
-     "day-of-month field: no such day exists in the months chosen, so this would never fire"},
+     "day-of-month field: no such day exists in the months and weekdays chosen, so this would never fire"},
     {" 0 0  30 2 *", 6, "day-of-month",
-     "day-of-month field: no such day exists in the months chosen, so this would never fire"},
+     "day-of-month field: no such day exists in the months and weekdays chosen, so this would never fire"},
     {"0 0 31 2,4,6,9,11 */2", 4, "day-of-month",
-     "day-of-month field: no such day exists in the months chosen, so this would never fire"},
-    {"0 seconds", 0, "interval", "interval: value 0 is out of range 1-59 seconds"},
-    {"60 seconds", 0, "interval", "interval: value 60 is out of range 1-59 seconds"},
-    {" 10000000000 seconds", 1, "interval", "interval: value 10000000000 is out of range 1-59 seconds"},
+     "day-of-month field: no such day exists in the months and weekdays chosen, so this would never fire"},
+    {"0 0 30W 2 *", 4, "day-of-month",
+     "day-of-month field: no such day exists in the months and weekdays chosen, so this would never fire"},
+    {"0 0 L-30 4,6 ?", 4, "day-of-month",
+     "day-of-month field: no such day exists in the months and weekdays chosen, so this would never fire"},
+    {"0 0 L-29,31 2 ?", 4, "day-of-month",
+     "day-of-month field: no such day exists in the months and weekdays chosen, so this would never fire"},
+    {"1 0 0 30 FEBRUARY *", 6, "day-of-month",
+     "day-of-month field: no such day exists in the months and weekdays chosen, so this would never fire"},
+    {"0 0 15W * */6", 4, "day-of-month",
+     "day-of-month field: no such day exists in the months and weekdays chosen, so this would never fire"},
+    {"0 0 29 2 */7", 4, "day-of-month",
+     "day-of-month field: such days are up to 40 years apart in the months and weekdays chosen, "
+     "expected at most 8 years"},
+    {"0 0 29 9 */7", 4, "day-of-month",
+     "day-of-month field: such days are up to 12 years apart in the months and weekdays chosen, "
+     "expected at most 8 years"},
+    {" 0  0 ? feb mon#5", 12, "day-of-week",
+     "day-of-week field: such days are up to 40 years apart in the months and weekdays chosen, "
+     "expected at most 8 years"},
+    {"0 0 L-28 2 */7", 4, "day-of-month",
+     "day-of-month field: such days are up to 40 years apart in the months and weekdays chosen, "
+     "expected at most 8 years"},
+    {"0 0 1 1 */7", 4, "day-of-month",
+     "day-of-month field: such days are up to 11 years apart in the months and weekdays chosen, "
+     "expected at most 8 years"},
+    {"0 seconds", 0, "interval",
+     "interval: value 0 is out of range 1-59 seconds; \"@every 90s\" or the like can be longer"},
+    {"60 seconds", 0, "interval",
+     "interval: value 60 is out of range 1-59 seconds; \"@every 90s\" or the like can be longer"},
+    {" 10000000000 seconds", 1, "interval",
+     "interval: value 10000000000 is out of range 1-59 seconds; \"@every 90s\" or the like can be longer"},
     {"5 secondc", 2, "interval", "interval: unknown unit \"secondc\", expected \"seconds\""},
     {"5 minutes", 2, "interval", "interval: unknown unit \"minutes\", expected \"seconds\""},
     {"5s", 1, "interval", "interval: unknown unit \"s\", expected \"seconds\""},
     {"50 seconds c", 11, "interval", "interval: expected end of text after \"seconds\", found \"c\""},
     {"5 seconds, ", 9, "interval", "interval: expected end of text after \"seconds\", found \",\""},
     {"@restar", 0, "expression",
-     "expression: unknown name \"@restar\", expected @yearly, @annually, @monthly, @weekly, "
-     "@daily, @midnight, @hourly or @reboot"},
+     "expression: unknown name \"@restar\", expected @yearly, @annually, @monthly, @weekly, @daily, "
+     "@midnight, @hourly, @every or @reboot"},
     {" @Daily", 1, "expression",
-     "expression: unknown name \"@Daily\", expected @yearly, @annually, @monthly, @weekly, "
-     "@daily, @midnight, @hourly or @reboot"},
+     "expression: unknown name \"@Daily\", expected @yearly, @annually, @monthly, @weekly, @daily, "
+     "@midnight, @hourly, @every or @reboot"},
     {"@daily 5", 7, "expression", "expression: expected end of text after @daily, found \"5\""},
     {"@reboot, ", 7, "expression", "expression: expected end of text after @reboot, found \",\""},
+    {"@every", 6, "interval", "interval: expected a duration such as 90s, 5m or 1d12h, found end of text"},
+    {"@every x", 7, "interval", "interval: expected a duration such as 90s, 5m or 1d12h, found \"x\""},
+    {"@every -5m", 7, "interval", "interval: expected a duration such as 90s, 5m or 1d12h, found \"-\""},
+    {"@every 5", 8, "interval", "interval: expected a unit d, h, m or s after 5, found end of text"},
+    {"@every 5 m", 8, "interval", "interval: expected a unit d, h, m or s after 5, found a blank"},
+    {"@every 5M", 8, "interval", "interval: expected a unit d, h, m or s after 5, found \"M\""},
+    {"@every 5min", 9, "interval", "interval: expected a duration such as 90s, 5m or 1d12h, found \"in\""},
+    {"@every 1.5h", 8, "interval", "interval: expected a unit d, h, m or s after 1, found \".\""},
+    {"@every 5m1h", 10, "interval",
+     "interval: unexpected unit \"h\", expected each of d, h, m and s at most once and in this order"},
+    {"@every 5m5m", 10, "interval",
+     "interval: unexpected unit \"m\", expected each of d, h, m and s at most once and in this order"},
+    {"@every 1h 30m", 10, "interval", "interval: expected end of text after the duration, found \"30m\""},
+    {"@every 0s", 7, "interval", "interval: the duration is out of range 1 second to 366 days"},
+    {"@every 366d1s", 7, "interval", "interval: the duration is out of range 1 second to 366 days"},
+    {"@every 31622401s", 7, "interval", "interval: the duration is out of range 1 second to 366 days"},
+    {"@every 99999999999999999999999999d", 7, "interval",
+     "interval: the duration is out of range 1 second to 366 days"},
+    {"@every5m", 0, "expression",
+     "expression: unknown name \"@every5m\", expected @yearly, @annually, @monthly, @weekly, @daily, "
+     "@midnight, @hourly, @every or @reboot"},
+    {"@Every 5m", 0, "expression",
+     "expression: unknown name \"@Every\", expected @yearly, @annually, @monthly, @weekly, @daily, "
+     "@midnight, @hourly, @every or @reboot"},
     {"0 0 * * *\n", 9, "expression", "expression: control character 0x0a is not allowed"},
     {"* *\x7f * * *", 3, "expression", "expression: control character 0x7f is not allowed"},
     {"* * * * \x01", 8, "expression", "expression: control character 0x01 is not allowed"},
@@ -356,9 +616,7 @@ test_calendar(void)
         {"UTC", "0 0 29 2 *", "2023-01-01 00:00", {"2024-02-29 00:00", "2028-02-29 00:00"}},
         {"UTC", "0 0 29 2 *", "2096-02-29 00:00", {"2104-02-29 00:00"}},
         {"UTC", "0 0 29 2 *", "1896-02-29 00:00", {"1904-02-29 00:00"}},
-        {"UTC", "0 0 29 2 */7", "2004-02-29 00:00", {"2032-02-29 00:00", "2060-02-29 00:00"}},
-        {"UTC", "0 0 29 2 */7", "2088-02-29 00:00", {"2128-02-29 00:00"}},
-        {"UTC", "0 0 29 9 */7", "2024-09-29 00:00", {"2030-09-29 00:00", "2041-09-29 00:00"}},
+        {"UTC", "0 0 29W 2 *", "2095-01-01 00:00", {"2096-02-29 00:00", "2104-02-29 00:00"}},
         {"UTC", "0 0 31 * *", "2024-01-31 00:00", {"2024-03-31 00:00", "2024-05-31 00:00"}},
         {"UTC", "0 0 31 2 1", "2024-02-26 00:00", {"2025-02-03 00:00", "2025-02-10 00:00"}},
         {"UTC",
@@ -374,6 +632,58 @@ test_calendar(void)
         {"UTC", "0 12 $ 2 *", "2100-01-01 00:00", {"2100-02-28 12:00", "2101-02-28 12:00"}},
         {"UTC", "0 0 $ * 1", "2024-02-20 00:00", {"2024-02-26 00:00", "2024-02-29 00:00", "2024-03-04 00:00"}},
         {"UTC", "0 0 $ * */7", "2024-02-20 00:00", {"2024-03-31 00:00", "2024-06-30 00:00"}},
+        /* 31 August 2024 is a Saturday, 1 September and 1 December are Sundays, 1 June and 1 February 2025 Saturdays */
+        {"UTC",
+         "0 9 L-1,L-30 * *",
+         "2024-02-01 00:00",
+         {"2024-02-28 09:00", "2024-03-01 09:00", "2024-03-30 09:00", "2024-04-29 09:00"}},
+        {"UTC", "0 9 L-29 * *", "2024-02-02 00:00", {"2024-03-02 09:00", "2024-04-01 09:00", "2024-05-02 09:00"}},
+        {"UTC",
+         "0 0 LW * *",
+         "2024-05-01 00:00",
+         {"2024-05-31 00:00", "2024-06-28 00:00", "2024-07-31 00:00", "2024-08-30 00:00"}},
+        {"UTC",
+         "0 0 1W * *",
+         "2024-05-02 00:00",
+         {"2024-06-03 00:00", "2024-07-01 00:00", "2024-08-01 00:00", "2024-09-02 00:00"}},
+        {"UTC", "0 0 15W 6,9,12 *", "2024-01-01 00:00", {"2024-06-14 00:00", "2024-09-16 00:00", "2024-12-16 00:00"}},
+        {"UTC",
+         "0 0 31W * *",
+         "2024-01-31 00:00",
+         {"2024-03-29 00:00", "2024-05-31 00:00", "2024-07-31 00:00", "2024-08-30 00:00"}},
+        {"UTC", "0 0 30W 6 *", "2024-01-01 00:00", {"2024-06-28 00:00", "2025-06-30 00:00"}},
+        {"UTC", "0 0 28W 2 *", "2026-01-01 00:00", {"2026-02-27 00:00", "2027-02-26 00:00", "2028-02-28 00:00"}},
+        {"UTC",
+         "0 0 1,15,L,LW * ?",
+         "2024-08-01 00:00",
+         {"2024-08-15 00:00", "2024-08-30 00:00", "2024-08-31 00:00", "2024-09-01 00:00"}},
+        {"UTC", "0 0 * * 5#2", "2024-09-01 00:00", {"2024-09-13 00:00", "2024-10-11 00:00"}},
+        {"UTC", "0 0 * * sun#1", "2024-08-05 00:00", {"2024-09-01 00:00", "2024-10-06 00:00"}},
+        {"UTC", "0 0 ? * 5#5", "2024-09-01 00:00", {"2024-11-29 00:00", "2025-01-31 00:00"}},
+        {"UTC", "0 0 * * friL", "2024-08-01 00:00", {"2024-08-30 00:00", "2024-09-27 00:00", "2024-10-25 00:00"}},
+        {"UTC",
+         "0 0 * 2 saturdayL,0L",
+         "2026-01-01 00:00",
+         {"2026-02-22 00:00", "2026-02-28 00:00", "2027-02-27 00:00", "2027-02-28 00:00"}},
+        {"UTC",
+         "0 0 13 * 1,5#2,3L",
+         "2024-09-10 00:00",
+         {"2024-09-13 00:00", "2024-09-16 00:00", "2024-09-23 00:00", "2024-09-25 00:00"}},
+        {"UTC", "0 0 */2 * 5#2", "2024-08-01 00:00", {"2024-08-09 00:00", "2024-09-13 00:00", "2024-10-11 00:00"}},
+        {"UTC", "0 0 LW * */5", "2024-08-01 00:00", {"2024-08-30 00:00", "2024-11-29 00:00", "2025-01-31 00:00"}},
+        {"UTC",
+         "0 22-2/2 * * *",
+         "2024-01-01 01:00",
+         {"2024-01-01 02:00", "2024-01-01 22:00", "2024-01-02 00:00", "2024-01-02 02:00"}},
+        {"UTC",
+         "*/7 * * * * *",
+         "2024-01-01 00:00:50",
+         {"2024-01-01 00:00:56", "2024-01-01 00:01:00", "2024-01-01 00:01:07"}},
+        {"UTC", "59 59 23 31 12 *", "2024-01-01 00:00", {"2024-12-31 23:59:59", "2025-12-31 23:59:59"}},
+        {"UTC",
+         "10,50 0,30 6 * * 1",
+         "2024-01-01 06:00:30",
+         {"2024-01-01 06:00:50", "2024-01-01 06:30:10", "2024-01-01 06:30:50", "2024-01-08 06:00:10"}},
         {"UTC", "@yearly", "2024-01-01 00:00", {"2025-01-01 00:00", "2026-01-01 00:00"}},
         {"UTC", "@weekly", "2024-01-01 00:00", {"2024-01-07 00:00", "2024-01-14 00:00"}},
         {"UTC", "59 23 31 12 *", "1969-12-31 23:58", {"1969-12-31 23:59", "1970-12-31 23:59"}},
@@ -426,6 +736,17 @@ test_clock_changes(void)
         {"Europe/Berlin", "0 3 * * *", "2024-03-30 02:00", {"2024-03-31 01:00", "2024-04-01 01:00"}},
         {"Europe/Berlin", "15 * * * *", "2024-03-30 23:30", {"2024-03-31 00:15", "2024-03-31 01:15"}},
         {"Europe/Berlin", "*/20 2 * * *", "2024-03-30 02:00", {"2024-04-01 00:00"}},
+        {"Europe/Berlin",
+         "*/20 30 2 * * *",
+         "2024-03-30 01:30:20",
+         {"2024-03-30 01:30:40", "2024-03-31 01:00:00", "2024-04-01 00:30:00", "2024-04-01 00:30:20"}},
+        {"Europe/Berlin", "45 59 1,2 * * *", "2024-03-31 00:00", {"2024-03-31 00:59:45", "2024-03-31 01:00:00"}},
+        {"Europe/Berlin",
+         "*/30 59 * * * *",
+         "2024-03-31 00:59:00",
+         {"2024-03-31 00:59:30", "2024-03-31 01:59:00", "2024-03-31 01:59:30"}},
+        {"Europe/Berlin", "0 2 L 3 *", "2024-01-01 00:00", {"2024-03-31 01:00", "2025-03-31 00:00"}},
+        {"Europe/Berlin", "30 2 * 3 sunL", "2024-01-01 00:00", {"2024-03-31 01:00", "2025-03-30 01:00"}},
         /* Berlin, 27 October 2024: 03:00 becomes 02:00 at 01:00 UTC */
         {"Europe/Berlin", "30 2 * * *", "2024-10-26 02:00", {"2024-10-27 00:30", "2024-10-28 01:30"}},
         {"Europe/Berlin", "0,30 2 * * *", "2024-10-27 00:15", {"2024-10-27 00:30", "2024-10-28 01:00"}},
@@ -433,6 +754,14 @@ test_clock_changes(void)
          "*/30 2 * * *",
          "2024-10-26 23:59",
          {"2024-10-27 00:00", "2024-10-27 00:30", "2024-10-27 01:00", "2024-10-27 01:30"}},
+        {"Europe/Berlin",
+         "15,45 30 2 * * *",
+         "2024-10-27 00:30:20",
+         {"2024-10-27 00:30:45", "2024-10-28 01:30:15", "2024-10-28 01:30:45"}},
+        {"Europe/Berlin",
+         "15 30 */2 * * *",
+         "2024-10-27 00:00:00",
+         {"2024-10-27 00:30:15", "2024-10-27 01:30:15", "2024-10-27 03:30:15"}},
         {"Europe/Berlin", "30 2 27 10 *", "2024-10-27 00:30", {"2025-10-27 01:30"}},
         /* Lord Howe, 6 October 2024: 02:00 becomes 02:30 at 15:30 UTC on the 5th */
         {"Australia/Lord_Howe", "15 2 * * *", "2024-10-05 00:00", {"2024-10-05 15:30", "2024-10-06 15:15"}},
@@ -571,7 +900,7 @@ compare_expression(const char *zone, int64_t focus)
 
     walk_make_expression(&expression);
     if (!cron_parse(expression.text, &schedule, &error)) {
-        if (!CHECK(strstr(error.message, "never fire") != NULL)) {
+        if (!CHECK(strstr(error.message, "never fire") != NULL || strstr(error.message, "at most 8 years") != NULL)) {
             printf("    %s: %s\n", expression.text, error.message);
         }
         return;
@@ -627,6 +956,10 @@ int
 main(void)
 {
     test_field_values();
+    test_special_days();
+    test_same_meaning();
+    test_seconds();
+    test_accessors();
     test_other_kinds();
     test_errors();
     test_length_limit();

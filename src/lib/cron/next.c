@@ -7,9 +7,9 @@
  * clock shows, counted in the same way as if the clock were UTC's: wall = instant + offset. The
  * calendar search knows walls only; the rest of the file carries walls over to instants.
  *
- * Runs in: any process, see cron.h. Allocates nothing; the civil-date arithmetic is its own.
+ * Runs in: any process, see cron.h. Allocates nothing.
  */
-#include "cron.h"
+#include "calendar.h"
 
 #include <stddef.h>
 
@@ -17,15 +17,14 @@
 #define SECONDS_PER_HOUR 3600
 #define SECONDS_PER_DAY 86400
 #define MINUTES_PER_HOUR 60
-#define MINUTES_PER_DAY 1440
 
 /* 0001-01-01 00:00:00 and 9999-12-31 23:59:59, UTC */
 #define FIRST_INSTANT INT64_C(-62135596800)
 #define LAST_INSTANT INT64_C(253402300799)
 
 /*
- * How far ahead to look: 29 February falls on a given weekday every 28 years, or 40 where the turn
- * of a century without a leap day comes between.
+ * How far ahead to look. Dates recur within eight years (CRON_WIDEST_GAP), but in a zone all of a wildcard's
+ * candidates can lie in the gaps of clock changes for longer than that.
  */
 #define SEARCH_DAYS (41 * 366)
 
@@ -33,171 +32,67 @@
 #define CHANGE_REACH (INT64_C(2) * SECONDS_PER_DAY)
 
 /* Offsets are sampled at this distance; no zone has ever changed its clock twice within 3 days. */
-#define SAMPLE_SPAN (INT64_C(12) * SECONDS_PER_HOUR)
+#define SAMPLE_SPAN SECONDS_PER_DAY
 
 #define LARGEST_OFFSET (SECONDS_PER_DAY - 1)
 
-typedef struct CivilDate {
-    int64_t year;
-    int month; /* 1-12 */
-    int day;   /* 1-31 */
-} CivilDate;
-
-static int64_t
-floor_divide(int64_t dividend, int64_t divisor)
-{
-    int64_t quotient = dividend / divisor;
-
-    return (dividend % divisor < 0) ? quotient - 1 : quotient;
-}
-
-static bool
-is_leap_year(int64_t year)
-{
-    return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-}
-
+/* The first set value at or after `value`; -1 when there is none. */
 static int
-days_in_month(int64_t year, int month)
+next_value(uint64_t bits, int value)
 {
-    static const int lengths[12] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+    uint64_t to_come = value < 64 ? bits >> value : 0;
 
-    return (month == 2 && is_leap_year(year)) ? 29 : lengths[month - 1];
+    return to_come != 0 ? value + cron_lowest(to_come) : -1;
 }
 
-/* Days from 1970-01-01 to 1 January of a year, in the proleptic Gregorian calendar. */
-static int64_t
-days_before_year(int64_t year)
+/* The first matching time of a day at or after `time`, in seconds; -1 when the day has no more. */
+static int
+next_time(const CronSchedule *schedule, int time)
 {
-    int64_t past = year - 1;
+    int hour = time / SECONDS_PER_HOUR;
+    int minute = time / SECONDS_PER_MINUTE % MINUTES_PER_HOUR;
+    int second = time % SECONDS_PER_MINUTE;
 
-    return past * 365 + floor_divide(past, 4) - floor_divide(past, 100) + floor_divide(past, 400) - 719162;
-}
-
-static CivilDate
-civil_date(int64_t day)
-{
-    CivilDate date;
-    int64_t rest;
-
-    /* 146097 days are 400 years; the estimate is at most one year off */
-    date.year = 1970 + floor_divide(day * 400, 146097);
-    while (days_before_year(date.year) > day) {
-        date.year--;
-    }
-    while (days_before_year(date.year + 1) <= day) {
-        date.year++;
-    }
-    rest = day - days_before_year(date.year);
-    date.month = 1;
-    while (rest >= days_in_month(date.year, date.month)) {
-        rest -= days_in_month(date.year, date.month);
-        date.month++;
-    }
-    date.day = (int)rest + 1;
-    return date;
-}
-
-/* vixie's rule: where one of the two fields starts with '*' both must match, else either one. */
-static bool
-day_matches(const CronSchedule *schedule, CivilDate date, int weekday)
-{
-    bool last = schedule->last_day && date.day == days_in_month(date.year, date.month);
-    bool by_month = last || ((schedule->days >> date.day) & 1) != 0;
-    bool by_week = ((schedule->weekdays >> weekday) & 1) != 0;
-
-    return (schedule->day_star || schedule->weekday_star) ? (by_month && by_week) : (by_month || by_week);
-}
-
-/* The first matching day at or after `day`, both counted from 1970-01-01. */
-static bool
-next_matching_day(const CronSchedule *schedule, int64_t day, int64_t last_day, int64_t *result)
-{
-    CivilDate date = civil_date(day);
-
-    while (day <= last_day) {
-        int length = days_in_month(date.year, date.month);
-
-        if (((schedule->months >> date.month) & 1) == 0) {
-            day += length - date.day + 1;
-            date.day = length + 1;
-        }
-        for (; date.day <= length; date.day++, day++) {
-            /* 1970-01-01 was a Thursday */
-            int weekday = (int)((day + 4) - 7 * floor_divide(day + 4, 7));
-
-            if (day_matches(schedule, date, weekday)) {
-                *result = day;
-                return day <= last_day;
+    if (((schedule->hours >> hour) & 1) != 0) {
+        if (((schedule->minutes >> minute) & 1) != 0) {
+            second = next_value(schedule->seconds, second);
+            if (second >= 0) {
+                return hour * SECONDS_PER_HOUR + minute * SECONDS_PER_MINUTE + second;
             }
         }
-        date.day = 1;
-        date.month++;
-        if (date.month > 12) {
-            date.month = 1;
-            date.year++;
+        minute = next_value(schedule->minutes, minute + 1);
+        if (minute >= 0) {
+            return hour * SECONDS_PER_HOUR + minute * SECONDS_PER_MINUTE + cron_lowest(schedule->seconds);
         }
     }
-    return false;
-}
-
-/* The first matching minute of a day at or after `minute` (0-1439); -1 when the day has no more. */
-static int
-next_matching_minute(const CronSchedule *schedule, int minute)
-{
-    int hour = minute / MINUTES_PER_HOUR;
-    int within = minute % MINUTES_PER_HOUR;
-
-    for (; hour < 24; hour++, within = 0) {
-        if (((schedule->hours >> hour) & 1) == 0) {
-            continue;
-        }
-        for (; within < MINUTES_PER_HOUR; within++) {
-            if (((schedule->minutes >> within) & 1) != 0) {
-                return hour * MINUTES_PER_HOUR + within;
-            }
-        }
+    hour = next_value(schedule->hours, hour + 1);
+    if (hour < 0) {
+        return -1;
     }
-    return -1;
+    return hour * SECONDS_PER_HOUR + cron_lowest(schedule->minutes) * SECONDS_PER_MINUTE +
+           cron_lowest(schedule->seconds);
 }
 
 /* The first matching wall at or after `wall`, on a day up to last_day; false when there is none. */
 static bool
 next_matching_wall(const CronSchedule *schedule, int64_t wall, int64_t last_day, int64_t *result)
 {
-    int64_t minutes = floor_divide(wall + SECONDS_PER_MINUTE - 1, SECONDS_PER_MINUTE);
-    int64_t day = floor_divide(minutes, MINUTES_PER_DAY);
-    int minute = (int)(minutes - day * MINUTES_PER_DAY);
+    int64_t day = cron_floor_divide(wall, SECONDS_PER_DAY);
+    int time = next_time(schedule, (int)(wall - day * SECONDS_PER_DAY));
+    int64_t matching_day;
 
-    for (;;) {
-        int64_t matching_day;
-        int matching_minute;
-
-        if (!next_matching_day(schedule, day, last_day, &matching_day)) {
-            return false;
-        }
-        matching_minute = next_matching_minute(schedule, matching_day == day ? minute : 0);
-        if (matching_minute >= 0) {
-            *result = matching_day * SECONDS_PER_DAY + matching_minute * SECONDS_PER_MINUTE;
-            return true;
-        }
-        if (matching_day > day) {
-            return false; /* no minute at all is set: not a schedule that cron_parse made */
-        }
-        day++;
-        minute = 0;
+    if (!cron_next_day(schedule, time >= 0 ? day : day + 1, last_day, &matching_day)) {
+        return false;
     }
+    *result = matching_day * SECONDS_PER_DAY + (matching_day == day ? time : next_time(schedule, 0));
+    return true;
 }
 
 static int64_t
 offset_at(const CronZone *zone, int64_t instant)
 {
-    int32_t offset;
+    int32_t offset = zone->utc_offset(zone->context, instant);
 
-    if (zone == NULL || zone->utc_offset == NULL) {
-        return 0;
-    }
-    offset = zone->utc_offset(zone->context, instant);
     if (offset > LARGEST_OFFSET) {
         return LARGEST_OFFSET;
     }
@@ -317,6 +212,20 @@ next_wildcard(const CronSchedule *schedule, const CronZone *zone, int64_t after,
 }
 
 bool
+cron_is_fixed(const CronSchedule *schedule)
+{
+    return schedule->kind == CRON_KIND_FIELDS && !schedule->minute_star && !schedule->hour_star;
+}
+
+int
+cron_granularity(const CronSchedule *schedule)
+{
+    bool one_second = (schedule->seconds & (schedule->seconds - 1)) == 0;
+
+    return schedule->kind == CRON_KIND_INTERVAL || (schedule->kind == CRON_KIND_FIELDS && !one_second) ? 1 : 60;
+}
+
+bool
 cron_next(const CronSchedule *schedule, const CronZone *zone, int64_t after, int64_t *next)
 {
     int64_t last_day;
@@ -326,8 +235,12 @@ cron_next(const CronSchedule *schedule, const CronZone *zone, int64_t after, int
     if (after < FIRST_INSTANT || after > LAST_INSTANT) {
         return false;
     }
+    if (schedule->kind == CRON_KIND_FIELDS &&
+        (schedule->seconds == 0 || schedule->minutes == 0 || schedule->hours == 0)) {
+        return false; /* not a schedule that cron_parse made */
+    }
 
-    last_day = floor_divide(after, SECONDS_PER_DAY) + SEARCH_DAYS;
+    last_day = cron_floor_divide(after, SECONDS_PER_DAY) + SEARCH_DAYS;
     if (last_day > LAST_INSTANT / SECONDS_PER_DAY + 1) {
         last_day = LAST_INSTANT / SECONDS_PER_DAY + 1;
     }
@@ -337,10 +250,12 @@ cron_next(const CronSchedule *schedule, const CronZone *zone, int64_t after, int
         exists = schedule->interval_seconds > 0;
         break;
     case CRON_KIND_FIELDS:
-        if (schedule->minute_star || schedule->hour_star) {
-            exists = next_wildcard(schedule, zone, after, last_day, &found);
-        } else {
+        if (zone == NULL || zone->utc_offset == NULL) {
+            exists = next_matching_wall(schedule, after + 1, last_day, &found);
+        } else if (cron_is_fixed(schedule)) {
             exists = next_fixed(schedule, zone, after, last_day, &found);
+        } else {
+            exists = next_wildcard(schedule, zone, after, last_day, &found);
         }
         break;
     case CRON_KIND_REBOOT:

@@ -130,8 +130,8 @@ subtest 'a bad cron expression in a reload is refused, the old schedule stays' =
     is($node->ask(q{SELECT running AND next_run > now() FROM apapacho_job_status() WHERE name = 'payout'}), 't',
         'the old schedule goes on');
 
-    like($node->error_of(q{ALTER SYSTEM SET apapacho_jobs.payout_cron = '0 2 * * 0 *'}),
-        qr/ERROR:  22023: invalid value for parameter "apapacho_jobs.payout_cron".*\nDETAIL:  At position 11:/,
+    like($node->error_of(q{ALTER SYSTEM SET apapacho_jobs.payout_cron = '0 0 2 * * 0 *'}),
+        qr/ERROR:  22023: invalid value for parameter "apapacho_jobs.payout_cron".*\nDETAIL:  At position 13:/,
         'ALTER SYSTEM refuses it beforehand');
     $node->reconfigure('apapacho_jobs.payout_cron' => '0 2 * * 0');
 };

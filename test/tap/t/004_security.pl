@@ -31,11 +31,14 @@ sub functions {
 
 subtest 'an ordinary role can execute next to nothing' => sub {
     is(functions(q{has_function_privilege('ordinary', p.oid, 'EXECUTE')}),
-        'apapacho_jobs.check_user_tables(), apapacho_jobs.in_worker(), apapacho_jobs.table_definitions(), apapacho_jobs.uuid_v7()',
-        'what is left to everybody: to look whether the tables are there, whether this is a worker, and to make an id');
+        'apapacho_cron_describe(text,text), apapacho_cron_next(text,timestamp with time zone,integer,text), ' .
+        'apapacho_jobs.check_user_tables(), apapacho_jobs.in_worker(), apapacho_jobs.table_definitions(), ' .
+        'apapacho_jobs.upcoming_slots(bigint), apapacho_jobs.uuid_v7(), apapacho_report_progress(bigint,bigint,text)',
+        'what is left to everybody: to look whether the tables are there, whether this is a worker, when something is due, and to make an id');
     my $calls = $node->ask(q{SELECT string_agg('SELECT * FROM ' || p.oid::regproc || '(' ||
             array_to_string(array_fill('NULL'::text, ARRAY[p.pronargs::int]), ', ') || ')', E'\n')
-        FROM pg_proc AS p WHERE p.proname LIKE 'apapacho%' AND p.pronamespace = 'public'::regnamespace});
+        FROM pg_proc AS p WHERE p.proname LIKE 'apapacho%' AND p.pronamespace = 'public'::regnamespace
+            AND p.proname NOT IN ('apapacho_cron_describe', 'apapacho_cron_next', 'apapacho_report_progress')});
     for my $call (split(/\n/, $calls)) {
         like($node->error_of($call, role => 'ordinary'), qr/ERROR:  42501: permission denied for function/, "refused: $call");
     }
@@ -48,7 +51,13 @@ subtest 'nor reach the extension\'s tables' => sub {
     $node->ask(q{INSERT INTO apapacho_jobs.outbox_retry VALUES ('e', 'A', 'a', 1, now())});
     is($node->ask('SELECT * FROM apapacho_jobs.outbox_waiting', role => 'ordinary'), '', 'the view that is for workers is empty');
     $node->ask('TRUNCATE apapacho_jobs.outbox_retry');
-    for my $table (grep { $_ ne 'apapacho_jobs.outbox_waiting' } split(/ /, $tables)) {
+    $node->run_job('outbox');
+    for my $table (map { "apapacho_jobs.$_" } qw(job run history slot upcoming)) {
+        is($node->ask("SELECT * FROM $table", role => 'ordinary'), '', "$table shows the jobs of others to nobody");
+        $tables =~ s/\b$table\b//;
+    }
+    isnt($node->ask('SELECT count(*) FROM apapacho_jobs.run'), '0', 'though there are some');
+    for my $table (split(' ', $tables)) {
         like($node->error_of("SELECT * FROM $table", role => 'ordinary'), qr/ERROR:  42501: permission denied/, $table);
     }
     like($node->error_of('CREATE TABLE apapacho_jobs.mine ()', role => 'ordinary'), qr/ERROR:  42501: permission denied for schema/,

@@ -29,9 +29,10 @@ sub events_left {
 sub old_run {
     my ($job, $days, $status) = @_;
     my $finished = $status eq 'running' ? 'NULL' : "now() - interval '$days days'";
-    return $node->ask(qq{INSERT INTO apapacho_jobs.run (id, job, trigger, scheduled_for, started_at, finished_at, status)
-        SELECT nextval('apapacho_jobs.run_id_seq'), '$job', 'schedule', now() - interval '$days days', now() - interval '$days days',
-        $finished, '$status' RETURNING id});
+    return $node->ask(qq{INSERT INTO apapacho_jobs.run (id, job, job_id, owner, trigger, scheduled_for, scheduled_until, started_at,
+            finished_at, status)
+        SELECT nextval('apapacho_jobs.run_id_seq'), j.name, j.id, j.owner, 'schedule', s, s, s, $finished, '$status'
+        FROM apapacho_jobs.job AS j, (SELECT now() - interval '$days days' AS s) AS t WHERE j.name = '$job' RETURNING id});
 }
 
 subtest 'published events that are old enough, in bounded transactions' => sub {
@@ -108,14 +109,19 @@ subtest 'the history' => sub {
     $node->run_job('cleanup');
     is($left->(), 'crashed last_failed last_old old open young', 'history_days = 0 keeps all');
     apply($node, 'apapacho_jobs.history_days' => 90);
-    $node->ask(q{INSERT INTO apapacho_jobs.run (id, job, trigger, scheduled_for, started_at, finished_at, status)
-        SELECT nextval('apapacho_jobs.run_id_seq'), 'retry', 'schedule', now() - a, now() - a, now() - a, 'succeeded'
-        FROM (SELECT interval '100 days' - g * interval '1 minute' AS a FROM generate_series(1, 6000) AS g) AS t});
+    $node->ask(q{INSERT INTO apapacho_jobs.run (id, job, job_id, owner, trigger, scheduled_for, scheduled_until, started_at, finished_at,
+            status)
+        SELECT nextval('apapacho_jobs.run_id_seq'), j.name, j.id, j.owner, 'schedule', now() - a, now() - a, now() - a, now() - a, 'succeeded'
+        FROM apapacho_jobs.job AS j, (SELECT interval '100 days' - g * interval '1 minute' AS a FROM generate_series(1, 6000) AS g) AS t
+        WHERE j.name = 'retry'});
     $runs{last_retry} = $node->ask(q{SELECT max(id) FROM apapacho_jobs.run WHERE job = 'retry'});
     $node->run_job('cleanup');
-    is($left->(), 'last_failed last_retry open young',
-        '90 days: the older ones go, but for the last of each job and those that have not ended');
+    is($left->(), 'crashed last_failed last_retry open young',
+        '90 days: the older ones go, but for the failed ones, the last of each job and those that have not ended');
     is($node->ask(q{SELECT count(*) FROM apapacho_jobs.run WHERE job = 'retry'}), '1', 'also when there are thousands');
+    apply($node, 'apapacho_jobs.history_failed_days' => 150);
+    $node->run_job('cleanup');
+    is($left->(), 'last_failed last_retry open young', 'failed ones have days of their own');
 };
 
 $node->stop;

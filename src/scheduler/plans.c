@@ -1,0 +1,624 @@
+/*
+ * plans.c: the jobs of a scheduler's database: when each is due, and what is done about it. Runs in a scheduler, which
+ * owns the memory: one context for the jobs as they were read last, one for each step.
+ *
+ * A step decides for each job by due_step() and by what is on its way in shared memory, writes all that down in one
+ * transaction (claims.c), and only then moves its own memory on and dispatches the runs. A run is taken a little before
+ * it is due, so that its worker is connected by then; whether the job's previous run overlaps is looked at when the
+ * time has come.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "postmaster/postmaster.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "scheduler/claims.h"
+#include "scheduler/dispatch.h"
+#include "scheduler/ledger.h"
+#include "scheduler/plans.h"
+#include "server/settings.h"
+#include "server/xact.h"
+
+#define LEAD_MS 250       /* a run is taken so long before it is due */
+#define RETRY_MS 1000     /* until what could not be done is tried again */
+#define SOON_MS 20        /* until what is left over from this step is done */
+#define NO_WORKER_MS 500  /* the same for a background worker */
+#define MOST_DECISIONS 50 /* for one job in one step: a long time that was missed takes several */
+#define PRUNE_ROWS 1000   /* the history is pruned after so many new rows, */
+#define PRUNE_MS 3600000  /* or so long */
+#define PRUNE_BATCH 5000
+
+#define LEAD (LEAD_MS * INT64CONST(1000))
+
+typedef struct JobPlan {
+    const Job *job;
+    DueRule rule;
+    JobState state;
+    JobState after;      /* the same, as decided in this step */
+    bool changed;        /* they differ */
+    bool runs;           /* a run has been decided on in this step */
+    bool decided_most;   /* there is more to decide: look again at once */
+    TimestampTz look_at; /* when to look again; 0: not by itself */
+} JobPlan;
+
+static SchedulerSlot *slot;
+static MemoryContext plans_context;
+static List *jobs = NIL;    /* of Job */
+static List *plans = NIL;   /* of JobPlan: those that are scheduled */
+static List *retries = NIL; /* of PendingRetry, in retries_context */
+static MemoryContext retries_context;
+
+/* What is to be looked at, besides the time. */
+static bool read_jobs = true;
+static bool read_retries = true;
+static bool check_lost = true;      /* at the start: runs that a crash left behind */
+static bool check_queued = true;    /* runs that are taken, but not in shared memory */
+static bool take_up_cut_off = true; /* at the start: the built-in jobs' runs that were cut off go on */
+static bool warned_no_worker = false;
+
+static int unpruned = PRUNE_ROWS;
+static TimestampTz pruned_at = 0;
+
+void
+plans_init(SchedulerSlot *scheduler)
+{
+    slot = scheduler;
+}
+
+void
+plans_note_reload(void)
+{
+    read_jobs = true;
+}
+
+static const Job *
+find_job(int64 id)
+{
+    ListCell *cell;
+
+    foreach (cell, jobs) {
+        const Job *job = lfirst(cell);
+
+        if (job->id == id)
+            return job;
+    }
+    return NULL;
+}
+
+static JobPlan *
+find_plan(int64 job)
+{
+    ListCell *cell;
+
+    foreach (cell, plans) {
+        JobPlan *plan = lfirst(cell);
+
+        if (plan->job->id == job)
+            return plan;
+    }
+    return NULL;
+}
+
+/* Takes what others have set in shared memory. */
+static void
+take_flags(void)
+{
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    read_jobs = read_jobs || slot->jobs_changed;
+    read_retries = read_retries || slot->retries_changed;
+    check_lost = check_lost || slot->lost_runs;
+    slot->jobs_changed = slot->retries_changed = slot->lost_runs = false;
+    LWLockRelease(shared->lock);
+}
+
+/* The expression and the zone that a job is scheduled by. False: it has none, or one that is of no use. */
+static bool
+find_schedule(const Job *job, DueRule *rule, const char **text)
+{
+    CronError error;
+
+    *text = job->builtin ? setting_cron_text((JobId)(job->id - 1)) : job->schedule;
+    if ((*text)[0] == '\0')
+        return false;
+    if (!cron_parse(*text, &rule->schedule, &error)) {
+        ereport(WARNING, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                          errmsg("job \"%s\" is not scheduled: its schedule \"%s\" is invalid", job->name, *text),
+                          errdetail("At position %d: %s.", error.position + 1, error.message)));
+        return false;
+    }
+    rule->zone = job->time_zone != NULL ? pg_tzset(job->time_zone) : setting_timezone();
+    if (rule->zone == NULL) {
+        ereport(WARNING,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("job \"%s\" is not scheduled: its time zone \"%s\" is not known", job->name, job->time_zone)));
+        return false;
+    }
+    return true;
+}
+
+/*
+ * Makes the plan of a job, in `context`: goes on where job_state says, if it is for the same schedule; else begins now.
+ * NULL: the job is not scheduled.
+ */
+static JobPlan *
+make_plan(const Job *job, TimestampTz now, MemoryContext context)
+{
+    JobPlan *plan = MemoryContextAllocZero(context, sizeof(JobPlan));
+    const char *text;
+    const char *zone;
+    bool changed = false;
+
+    plan->job = job;
+    if (!find_schedule(job, &plan->rule, &text)) {
+        history_delete_state(job->id);
+        return NULL;
+    }
+    zone = pg_get_timezone_name(plan->rule.zone);
+    plan->rule.server_start = PgStartTime;
+    plan->rule.misfire = job->misfire;
+    plan->rule.misfire_window = job->misfire_window;
+    if (!history_read_state(job->id, &plan->state, context) || strcmp(plan->state.schedule, text) != 0 ||
+        strcmp(plan->state.zone, zone) != 0) {
+        plan->state.schedule = MemoryContextStrdup(context, text);
+        plan->state.zone = MemoryContextStrdup(context, zone);
+        plan->state.due.settled = now;
+        plan->state.off_since = 0;
+        changed = true;
+    }
+    if (job->paused && plan->state.off_since == 0) {
+        plan->state.off_since = now;
+        changed = true;
+    }
+    if (changed)
+        history_write_state(job->id, &plan->state);
+    plan->after = plan->state;
+    return plan;
+}
+
+/* A job's schedule is not what it was: a run that was taken before its time, and has not begun, is called off. */
+static void
+call_off(const JobPlan *before, TimestampTz now)
+{
+    const JobPlan *plan = find_plan(before->job->id);
+    JobRuns runs;
+
+    if (plan != NULL && plan->job->paused == before->job->paused &&
+        strcmp(plan->state.schedule, before->state.schedule) == 0 && strcmp(plan->state.zone, before->state.zone) == 0)
+        return;
+    dispatch_look(MyDatabaseId, before->job->id, false, &runs);
+    if (runs.active && runs.started_at == 0 && runs.scheduled_for > now)
+        (void)dispatch_cancel(MyDatabaseId, runs.active_id);
+}
+
+/* Reads the jobs anew. */
+static void
+reload(TimestampTz now)
+{
+    MemoryContext caller = CurrentMemoryContext;
+    MemoryContext context = AllocSetContextCreate(TopMemoryContext, "apapacho_jobs plans", ALLOCSET_DEFAULT_SIZES);
+    List *before = plans;
+    List *made = NIL;
+    List *read;
+    ListCell *cell;
+    int64 *ids;
+    int count = 0;
+
+    MemoryContextSetParent(context, caller); /* goes with the step if this fails */
+    xact_begin("reading the jobs");
+    read = job_table_read(context);
+    ids = MemoryContextAlloc(context, sizeof(int64) * (list_length(read) + 1));
+    foreach (cell, read) {
+        const Job *job = lfirst(cell);
+        JobPlan *plan = make_plan(job, now, context);
+
+        MemoryContextSwitchTo(context); /* SPI leaves its own */
+        if (plan != NULL)
+            made = lappend(made, plan);
+        ids[count++] = job->id;
+    }
+    history_delete_other_states(ids, count);
+    xact_commit();
+    MemoryContextSwitchTo(caller);
+
+    MemoryContextSetParent(context, TopMemoryContext);
+    jobs = read;
+    plans = made;
+    read_jobs = false;
+    foreach (cell, before)
+        call_off(lfirst(cell), now);
+    if (plans_context != NULL)
+        MemoryContextDelete(plans_context);
+    plans_context = context;
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    slot->ready = true;
+    LWLockRelease(shared->lock);
+}
+
+/* The runs to be tried again are read anew. */
+static void
+reload_retries(void)
+{
+    MemoryContext caller = CurrentMemoryContext;
+
+    if (retries_context == NULL)
+        retries_context = AllocSetContextCreate(TopMemoryContext, "apapacho_jobs retries", ALLOCSET_DEFAULT_SIZES);
+    retries = NIL;
+    MemoryContextReset(retries_context);
+    xact_begin("reading the runs to be tried again");
+    retries = history_pending_retries(retries_context);
+    xact_commit();
+    MemoryContextSwitchTo(caller);
+    read_retries = false;
+}
+
+static void
+note_earliest(TimestampTz *next, TimestampTz at)
+{
+    if (at != 0 && (*next == 0 || at < *next))
+        *next = at;
+}
+
+/* An earlier run of the job still waits for a background worker: its time is over. */
+static void
+give_up_queued(int64 id)
+{
+    RunRecord record = {0};
+
+    if (!dispatch_withdraw(MyDatabaseId, id, &record.spec))
+        return;
+    record.status = STATUS_NO_WORKER;
+    record.finished_at = GetCurrentTimestamp();
+    record.error = "no background worker was free";
+    record.sqlstate = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
+    ledger_add(&record);
+}
+
+typedef enum Verdict { VERDICT_RUN, VERDICT_SKIP, VERDICT_WAIT } Verdict;
+
+/*
+ * The slot is due and other runs of the job are on their way. It overlaps when the previous run was at work at the
+ * slot's time; one that began later, since it was late itself, is waited for, until the next slot is due.
+ */
+static Verdict
+judge_overlap(JobPlan *plan, TimestampTz due, TimestampTz now, JobRuns *runs, const char **why)
+{
+    TimestampTz following;
+
+    if (!runs->active) {
+        if (runs->queued_by_hand) {
+            *why = "a run by hand was waiting to begin";
+            return VERDICT_SKIP;
+        }
+        give_up_queued(runs->queued_id);
+        return VERDICT_RUN;
+    }
+    *why = "the job's previous run was still at work";
+    if (plan->job->overlap == OVERLAP_QUEUE && runs->queued == 0)
+        return VERDICT_RUN;
+    if (runs->queued > 0) {
+        *why = "another run of the job was queued already";
+        return VERDICT_SKIP;
+    }
+    if (runs->started_at != 0 && runs->started_at <= due)
+        return VERDICT_SKIP;
+    following = due_next(&plan->rule, due);
+    if (plan->rule.misfire != MISFIRE_ALL && following != 0 && following <= now)
+        return VERDICT_SKIP;
+    plan->look_at = following != 0 && following > now ? following : TimestampTzPlusMilliseconds(now, RETRY_MS);
+    return VERDICT_WAIT;
+}
+
+/* The slot is to run. Returns whether that has been decided. */
+static bool
+decide_run(JobPlan *plan, const Due *due, TimestampTz now, Claims *claims)
+{
+    const char *why;
+    JobRuns runs;
+
+    dispatch_look(MyDatabaseId, plan->job->id, due->first <= now, &runs);
+    if (runs.active || runs.queued > 0) {
+        if (due->first > now) {
+            plan->look_at = due->first;
+            return false;
+        }
+        switch (judge_overlap(plan, due->first, now, &runs, &why)) {
+        case VERDICT_WAIT:
+            return false;
+        case VERDICT_SKIP:
+            claims_add_slots(claims, plan->job, due, plan->after.due.pass, STATUS_SKIPPED, why);
+            return true;
+        case VERDICT_RUN:
+            break;
+        }
+    }
+    claims_add_run(claims, plan->job, JOB_TRIGGER_SCHEDULE, due->first, plan->after.due.pass, 1, "");
+    claims->cleared_jobs = lappend(claims->cleared_jobs, (void *)&plan->job->id);
+    plan->runs = true;
+    return true;
+}
+
+/* What is to be done for a job now; plan->after says where that leaves it. */
+static void
+decide(JobPlan *plan, TimestampTz now, Claims *claims)
+{
+    plan->after = plan->state;
+    plan->runs = false;
+    plan->look_at = 0;
+    plan->decided_most = false;
+    plan->rule.paused = plan->state.off_since != 0;
+    if (plan->job->paused)
+        return; /* what comes meanwhile is settled when it is resumed */
+    for (int i = 0; i < MOST_DECISIONS && !plan->runs; i++) {
+        Due due = due_step(&plan->rule, &plan->after.due, now, LEAD);
+
+        switch (due.kind) {
+        case DUE_NOTHING:
+            plan->after.off_since = 0;
+            if (plan->rule.paused) {
+                plan->rule.paused = false; /* and once more: with the lead */
+                continue;
+            }
+            if (due.first != 0)
+                plan->look_at = due.first - LEAD;
+            return;
+        case DUE_RUN:
+            if (!decide_run(plan, &due, now, claims))
+                return;
+            break;
+        case DUE_MISSED:
+            claims_add_slots(claims, plan->job, &due, plan->after.due.pass, STATUS_MISSED,
+                             "the scheduler was not at work at the time");
+            break;
+        case DUE_COALESCED:
+            claims_add_slots(claims, plan->job, &due, plan->after.due.pass, STATUS_COALESCED, NULL);
+            break;
+        case DUE_PAUSED:
+            claims_add_slots(claims, plan->job, &due, plan->after.due.pass, STATUS_PAUSED, NULL);
+            break;
+        }
+        plan->after.due.settled = due.last;
+    }
+    plan->decided_most = true;
+}
+
+/* The runs to be tried again whose time has come. */
+static void
+decide_retries(TimestampTz now, Claims *claims, TimestampTz *next)
+{
+    ListCell *cell;
+
+    foreach (cell, retries) {
+        PendingRetry *retry = lfirst(cell);
+        const Job *job = find_job(retry->spec.job);
+        JobPlan *plan = find_plan(retry->spec.job);
+        JobRuns runs;
+
+        if (job == NULL) {
+            claims->cleared = lappend(claims->cleared, &retry->spec.id);
+            read_retries = true;
+            continue;
+        }
+        if (job->paused || (plan != NULL && plan->runs))
+            continue;
+        if (retry->at > now) {
+            note_earliest(next, retry->at);
+            continue;
+        }
+        dispatch_look(MyDatabaseId, retry->spec.job, true, &runs);
+        if (runs.active || runs.queued > 0) {
+            note_earliest(next, TimestampTzPlusMilliseconds(now, RETRY_MS));
+            continue;
+        }
+        claims->cleared = lappend(claims->cleared, &retry->spec.id);
+        claims_add_run(claims, job, JOB_TRIGGER_RETRY, retry->spec.scheduled_for, retry->spec.pass,
+                       retry->spec.attempt + 1, retry->spec.arguments);
+        read_retries = true;
+    }
+}
+
+/* Decides, writes, and then dispatches. */
+static void
+take_due(TimestampTz now, TimestampTz *next)
+{
+    Claims claims = {0};
+    ListCell *cell;
+
+    foreach (cell, plans) {
+        JobPlan *plan = lfirst(cell);
+
+        decide(plan, now, &claims);
+        plan->changed = memcmp(&plan->after.due, &plan->state.due, sizeof(DueState)) != 0 ||
+                        plan->after.off_since != plan->state.off_since;
+        if (plan->changed) {
+            StateChange *change = palloc(sizeof(StateChange));
+
+            change->job = plan->job->id;
+            change->state = &plan->after;
+            claims.states = lappend(claims.states, change);
+        }
+        note_earliest(next, plan->decided_most ? now : plan->look_at);
+    }
+    decide_retries(now, &claims, next);
+    if (retries == NIL && !read_retries)
+        claims.cleared_jobs = NIL;
+    if (!claims_any(&claims))
+        return;
+
+    claims_write(&claims, now);
+    foreach (cell, plans) {
+        JobPlan *plan = lfirst(cell);
+
+        plan->state = plan->after;
+    }
+    if (claims.cleared_jobs != NIL)
+        read_retries = true;
+    if (!claims_dispatch(&claims))
+        check_queued = true;
+}
+
+/* Dispatches runs that were taken by an earlier scheduler, or when there was no room. */
+static void
+take_up_queued(TimestampTz now)
+{
+    MemoryContext step = CurrentMemoryContext;
+    List *runs;
+    ListCell *cell;
+
+    xact_begin("looking for runs that have not begun");
+    runs = history_queued_runs(step);
+    xact_commit();
+    MemoryContextSwitchTo(step);
+    check_queued = false;
+    foreach (cell, runs) {
+        RunSpec *spec = lfirst(cell);
+        const Job *job = find_job(spec->job);
+        RunRecord record = {.spec = *spec, .finished_at = now, .sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE};
+        RunTicket ticket;
+
+        if (job == NULL) {
+            record.status = STATUS_CANCELLED;
+            record.error = "the job is not scheduled any more";
+            ledger_add(&record);
+            continue;
+        }
+        if (spec->trigger == JOB_TRIGGER_SCHEDULE && job->misfire == MISFIRE_SKIP &&
+            now - spec->scheduled_for > DUE_GRACE) {
+            record.status = STATUS_MISSED;
+            record.error = "the scheduler was not at work at the time";
+            ledger_add(&record);
+            continue;
+        }
+        claims_fill_spec(spec, job);
+        if (dispatch_request(spec, false, &ticket) == REQUEST_NO_SLOT)
+            check_queued = true;
+    }
+}
+
+/* Goes on with the built-in jobs whose latest run was cut off by a crash or a shutdown. */
+static void
+take_up_cut_off_runs(TimestampTz now)
+{
+    MemoryContext step = CurrentMemoryContext;
+    Claims claims = {0};
+    List *runs;
+    ListCell *cell;
+
+    xact_begin("looking for runs that were cut off");
+    runs = history_cut_off_runs(step);
+    xact_commit();
+    MemoryContextSwitchTo(step);
+    foreach (cell, runs) {
+        RunSpec *spec = lfirst(cell);
+        const Job *job = find_job(spec->job);
+
+        if (job != NULL)
+            claims_add_run(&claims, job, JOB_TRIGGER_RECOVERY, spec->scheduled_for, spec->pass, spec->attempt,
+                           spec->arguments);
+    }
+    if (claims_any(&claims)) {
+        claims_write(&claims, now);
+        if (!claims_dispatch(&claims))
+            check_queued = true;
+    }
+    take_up_cut_off = false;
+}
+
+/* What ended without being written down, by a worker that could not, goes into the ledger. */
+static void
+collect_unrecorded(void)
+{
+    UnrecordedRun run;
+
+    while (dispatch_take_unrecorded(MyDatabaseId, &run)) {
+        RunRecord record = {.spec = run.spec, .started_at = run.started_at, .finished_at = run.finished_at};
+
+        record.status = run.outcome.status;
+        record.result = run.outcome.result;
+        record.sqlstate = run.outcome.sqlstate;
+        record.error = run.outcome.message[0] != '\0' ? run.outcome.message : NULL;
+        record.retry_at = history_retry_at(&run.spec, run.outcome.status, run.finished_at);
+        read_retries = read_retries || record.retry_at != 0;
+        ledger_add(&record);
+    }
+}
+
+/* Corrects the history of runs whose process is gone; then what they left can be taken up. */
+static void
+settle_lost(TimestampTz now)
+{
+    MemoryContext step = CurrentMemoryContext;
+
+    if (check_lost && ledger_is_empty() && !ledger_is_blocked(now)) {
+        xact_begin("looking for lost runs");
+        history_mark_lost();
+        xact_commit();
+        MemoryContextSwitchTo(step);
+        check_lost = false;
+        read_retries = true;
+    }
+    if (!check_lost && check_queued)
+        take_up_queued(now);
+    if (!check_lost && take_up_cut_off)
+        take_up_cut_off_runs(now);
+}
+
+static void
+prune(TimestampTz now)
+{
+    MemoryContext step = CurrentMemoryContext;
+    int64 deleted;
+
+    unpruned += ledger_take_written();
+    if (ledger_is_blocked(now) ||
+        (unpruned < PRUNE_ROWS && pruned_at != 0 && !TimestampDifferenceExceeds(pruned_at, now, PRUNE_MS)))
+        return;
+    xact_begin("pruning the history");
+    deleted = history_prune(PRUNE_BATCH);
+    xact_commit();
+    MemoryContextSwitchTo(step);
+    unpruned = deleted == PRUNE_BATCH ? PRUNE_ROWS : 0; /* there is more: in the next step */
+    pruned_at = now;
+}
+
+/* A run waits for a background worker: says so, once. */
+static void
+warn_no_worker(const char *name)
+{
+    if (warned_no_worker)
+        return;
+    warned_no_worker = true;
+    ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                      errmsg("job \"%s\" is due, but no background worker is free", name),
+                      errdetail("It is tried again until the next time that the job is due."),
+                      errhint("Increase max_worker_processes.")));
+}
+
+TimestampTz
+plans_step(TimestampTz now)
+{
+    TimestampTz next = 0;
+    char starved[NAMEDATALEN];
+
+    take_flags();
+    if (read_jobs)
+        reload(now);
+    collect_unrecorded();
+    (void)ledger_flush(now);
+    if (read_retries && ledger_is_empty() && !ledger_is_blocked(now))
+        reload_retries();
+    settle_lost(now); /* what was cut off goes on before the next slot is taken */
+    take_due(now, &next);
+    note_earliest(&next, ledger_flush(now));
+    prune(now);
+    if (dispatch_start_queued(starved)) {
+        warn_no_worker(starved);
+        note_earliest(&next, TimestampTzPlusMilliseconds(now, NO_WORKER_MS));
+    } else
+        warned_no_worker = false;
+    if (check_lost || check_queued || take_up_cut_off || read_retries || unpruned >= PRUNE_ROWS)
+        note_earliest(&next, TimestampTzPlusMilliseconds(now, ledger_is_blocked(now) ? RETRY_MS : SOON_MS));
+    return next;
+}

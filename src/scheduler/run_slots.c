@@ -1,0 +1,222 @@
+/*
+ * run_slots.c: the runs in shared memory and their states; every change of state is made here, under shared->lock,
+ * which is never held over anything that can fail or wait. Called by dispatch.c (who asks for runs) and
+ * dispatch_worker.c (who does them), in backends, schedulers and workers.
+ *
+ * A run is owned by its requester until a worker has attached, then by that worker until it ends; what has ended is
+ * kept for as long as somebody waits for it or the history does not tell of it.
+ *
+ *     FREE -> QUEUED -> STARTING (worker asked for) -> RUNNING (attached) -> FINISHED (waited for, unrecorded) -> FREE
+ *     QUEUED -> RUNNING: by a worker that has just ended another run
+ *     STARTING or RUNNING -> QUEUED: the worker was not to be had, or left before the job began
+ */
+#include "postgres.h"
+
+#include "storage/dsm.h"
+
+#include "scheduler/history.h"
+#include "scheduler/run_slots.h"
+#include "server/settings.h"
+
+#define STARTING_TIMEOUT_MS 15000 /* a worker that has not attached by then never will */
+
+bool
+run_is_active(const RunSlot *run)
+{
+    return run->state == RUN_STARTING || run->state == RUN_RUNNING;
+}
+
+/* The slot of a job's run that is at work (or the first one queued); -1: none. */
+int
+run_find(Oid database, int64 job, bool queued)
+{
+    int found = -1;
+
+    for (int i = 0; i < MAX_RUNS; i++) {
+        RunSlot *run = &shared->runs[i];
+
+        if (!(queued ? run->state == RUN_QUEUED : run_is_active(run)) || run->spec.database != database ||
+            run->spec.job != job)
+            continue;
+        if (found < 0 || run->sequence < shared->runs[found].sequence)
+            found = i;
+    }
+    return found;
+}
+
+/* The slot of a run that is queued or at work; -1: none. */
+int
+run_find_id(Oid database, int64 id)
+{
+    for (int i = 0; i < MAX_RUNS; i++) {
+        RunSlot *run = &shared->runs[i];
+
+        if ((run->state == RUN_QUEUED || run_is_active(run)) && run->spec.id == id && run->spec.database == database)
+            return i;
+    }
+    return -1;
+}
+
+void
+run_set_state(RunSlot *run, RunState state)
+{
+    switch (state) {
+    case RUN_QUEUED:
+        Assert(run->state == RUN_FREE || run_is_active(run));
+        break;
+    case RUN_STARTING:
+        Assert(run->state == RUN_QUEUED);
+        break;
+    case RUN_RUNNING:
+        Assert(run->state == RUN_STARTING || run->state == RUN_QUEUED);
+        break;
+    case RUN_FINISHED:
+        Assert(run_is_active(run) || run->state == RUN_QUEUED);
+        break;
+    case RUN_FREE:
+        break;
+    }
+    run->state = state;
+    run->state_since = GetCurrentTimestamp();
+    ConditionVariableBroadcast(&run->changed);
+}
+
+SchedulerSlot *
+scheduler_find(Oid database)
+{
+    for (int i = 0; i < MAX_SCHEDULERS; i++) {
+        SchedulerSlot *scheduler = &shared->schedulers[i];
+
+        if (scheduler->state == SCHEDULER_RUNNING && scheduler->database == database)
+            return scheduler;
+    }
+    return NULL;
+}
+
+/*
+ * The run is over: keeps it for those who wait and, with `unrecorded`, for its scheduler to write down; else frees the
+ * slot. Without a scheduler nobody would write it down: the next one finds its row and says that it was lost.
+ */
+void
+run_end(RunSlot *run, const RunOutcome *outcome, bool unrecorded)
+{
+    SchedulerSlot *scheduler = scheduler_find(run->spec.database);
+
+    run->pid = 0;
+    run->process = NO_PROCESS;
+    run->progress.known = false;
+    run->unrecorded = unrecorded && scheduler != NULL;
+    if (scheduler != NULL && (unrecorded || run->wake_scheduler))
+        shared_wake(scheduler->process);
+    if (run->waiters > 0 || run->unrecorded) {
+        run->outcome = *outcome;
+        run_set_state(run, RUN_FINISHED);
+    } else
+        run_set_state(run, RUN_FREE);
+}
+
+void
+run_end_with_error(RunSlot *run, const char *status, int sqlstate, const char *message, bool unrecorded)
+{
+    RunOutcome outcome = {0};
+
+    strlcpy(outcome.status, status, sizeof(outcome.status));
+    shared_copy_text(outcome.message, sizeof(outcome.message), message);
+    outcome.sqlstate = sqlstate;
+    run_end(run, &outcome, unrecorded);
+}
+
+/* Lets go of the text of a command for another database; without shared->lock. */
+void
+run_release_command(dsm_handle command)
+{
+    if (command != DSM_HANDLE_INVALID)
+        dsm_unpin_segment(command);
+}
+
+/* A free slot, made into a queued run; -1: all are taken. */
+int
+run_allocate(const RunSpec *spec)
+{
+    for (int i = 0; i < MAX_RUNS; i++) {
+        RunSlot *run = &shared->runs[i];
+
+        if (run->state != RUN_FREE)
+            continue;
+        run->sequence = ++shared->last_sequence;
+        run->spec = *spec;
+        run->started_at = 0;
+        run->cancel_requested = run->unrecorded = run->wake_scheduler = false;
+        run->waiters = 0;
+        run->pid = 0;
+        run->process = NO_PROCESS;
+        memset(&run->progress, 0, sizeof(run->progress));
+        memset(&run->outcome, 0, sizeof(run->outcome));
+        run_set_state(run, RUN_QUEUED);
+        return i;
+    }
+    return -1;
+}
+
+/* Under shared->lock: workers that were asked for long ago and never came will not come any more. */
+void
+run_reap_starting(void)
+{
+    TimestampTz now = GetCurrentTimestamp();
+
+    for (int i = 0; i < MAX_RUNS; i++) {
+        RunSlot *run = &shared->runs[i];
+
+        if (run->state != RUN_STARTING || !TimestampDifferenceExceeds(run->state_since, now, STARTING_TIMEOUT_MS))
+            continue;
+        if (run->spec.trigger == JOB_TRIGGER_MANUAL)
+            run_end_with_error(run, STATUS_NO_WORKER, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+                               "the run's background worker did not start", true);
+        else
+            run_set_state(run, RUN_QUEUED);
+    }
+}
+
+/* Whether a queued run may start now, worker or not. */
+static bool
+may_start(const RunSlot *run, int users_at_work)
+{
+    if (shared_is_released(run->spec.database) || shared_is_released(run->spec.run_database))
+        return false;
+    if (!job_is_builtin(run->spec.job) && users_at_work >= setting_max_workers)
+        return false;
+    return run_find(run->spec.database, run->spec.job, false) < 0;
+}
+
+/* The run that has been queued longest of those that may start; -1: none. */
+int
+run_find_startable(void)
+{
+    int users_at_work = 0;
+    bool any = false;
+    uint64 tried = 0;
+
+    for (int i = 0; i < MAX_RUNS; i++) {
+        if (run_is_active(&shared->runs[i]) && !job_is_builtin(shared->runs[i].spec.job))
+            users_at_work++;
+        any = any || shared->runs[i].state == RUN_QUEUED;
+    }
+    while (any) {
+        int first = -1;
+
+        for (int i = 0; i < MAX_RUNS; i++) {
+            RunSlot *run = &shared->runs[i];
+
+            if (run->state != RUN_QUEUED || run->sequence <= tried)
+                continue;
+            if (users_at_work >= setting_max_workers && !job_is_builtin(run->spec.job))
+                continue;
+            if (first < 0 || run->sequence < shared->runs[first].sequence)
+                first = i;
+        }
+        if (first < 0 || may_start(&shared->runs[first], users_at_work))
+            return first;
+        tried = shared->runs[first].sequence;
+    }
+    return -1;
+}
