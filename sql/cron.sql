@@ -13,6 +13,16 @@ SET apapacho_jobs.payout_cron = '0 0 $ * *';
 SET apapacho_jobs.payout_cron = '0 0 * * 7';
 SET apapacho_jobs.payout_cron = '@daily';
 SET apapacho_jobs.payout_cron = '30 seconds';
+
+-- What pg_cron does not know
+SET apapacho_jobs.payout_cron = '*/15 0 2 * * 0';
+SET apapacho_jobs.payout_cron = '10-5 22-2 * nov-feb fri-mon';
+SET apapacho_jobs.payout_cron = '5/10 2 * * *';
+SET apapacho_jobs.payout_cron = '0 2 1,15,L january-JUNE ?';
+SET apapacho_jobs.payout_cron = '0 2 L-3,15W,LW * ?';
+SET apapacho_jobs.payout_cron = '0 2 ? * 5#2,fridayL';
+SET apapacho_jobs.payout_cron = '0 2 29 2 *';
+SET apapacho_jobs.payout_cron = '@every 1h30m';
 SHOW apapacho_jobs.payout_cron;
 
 -- Empty: disabled
@@ -30,13 +40,24 @@ SET apapacho_jobs.payout_cron = '0 2 * *';
 SET apapacho_jobs.payout_cron = '0 2 * * 0 *';
 SET apapacho_jobs.payout_cron = '0 2 * * 0 root';
 SET apapacho_jobs.payout_cron = '5x 2 * * 0';
-SET apapacho_jobs.payout_cron = '10-5 2 * * 0';
+SET apapacho_jobs.payout_cron = '0 0 2 * * 0 *';
+SET apapacho_jobs.payout_cron = '60 0 2 * * 0';
 SET apapacho_jobs.payout_cron = '*/0 2 * * 0';
 SET apapacho_jobs.payout_cron = '99999999999999999999 2 * * 0';
 SET apapacho_jobs.payout_cron = '0 2 * foo *';
+SET apapacho_jobs.payout_cron = '0 2 1 sept *';
 SET apapacho_jobs.payout_cron = '0 2 31 2 *';
+SET apapacho_jobs.payout_cron = '0 2 29 2 */7';
+SET apapacho_jobs.payout_cron = '0 2 * 2 1#5';
+SET apapacho_jobs.payout_cron = '0 2 L-31 * *';
+SET apapacho_jobs.payout_cron = '0 2 32W * *';
+SET apapacho_jobs.payout_cron = '0 2 * * 5#6';
+SET apapacho_jobs.payout_cron = '0 2 * * L';
+SET apapacho_jobs.payout_cron = '0 2 ?,1 * *';
 SET apapacho_jobs.payout_cron = '@sometimes';
 SET apapacho_jobs.payout_cron = '90 seconds';
+SET apapacho_jobs.payout_cron = '@every 5m1h';
+SET apapacho_jobs.payout_cron = '@every 367d';
 SET apapacho_jobs.payout_cron = '   ';
 DO $$
 BEGIN

@@ -41,7 +41,9 @@ typedef struct JobPlan {
     bool changed;        /* they differ */
     bool runs;           /* a run has been decided on in this step */
     bool decided_most;   /* there is more to decide: look again at once */
+    bool waits;          /* for the end of a run, which wakes the scheduler */
     TimestampTz look_at; /* when to look again; 0: not by itself */
+    bool settled;        /* nothing is to be done before that */
 } JobPlan;
 
 static SchedulerSlot *slot;
@@ -326,6 +328,7 @@ decide_run(JobPlan *plan, const Due *due, TimestampTz now, Claims *claims)
         }
         switch (judge_overlap(plan, due->first, now, &runs, &why)) {
         case VERDICT_WAIT:
+            plan->waits = true;
             return false;
         case VERDICT_SKIP:
             claims_add_slots(claims, plan->job, due, plan->after.due.pass, STATUS_SKIPPED, why);
@@ -347,7 +350,7 @@ decide(JobPlan *plan, TimestampTz now, Claims *claims)
     plan->after = plan->state;
     plan->runs = false;
     plan->look_at = 0;
-    plan->decided_most = false;
+    plan->decided_most = plan->waits = false;
     plan->rule.paused = plan->state.off_since != 0;
     if (plan->job->paused)
         return; /* what comes meanwhile is settled when it is resumed */
@@ -423,15 +426,22 @@ decide_retries(TimestampTz now, Claims *claims, TimestampTz *next)
 static void
 take_due(TimestampTz now, TimestampTz *next)
 {
+    static TimestampTz last = 0;
+    bool set_back = now < last;
     Claims claims = {0};
     ListCell *cell;
 
+    last = now;
     foreach (cell, plans) {
         JobPlan *plan = lfirst(cell);
 
+        if (plan->settled && !set_back && (plan->look_at == 0 || now < plan->look_at)) {
+            note_earliest(next, plan->look_at);
+            continue;
+        }
         decide(plan, now, &claims);
-        plan->changed = memcmp(&plan->after.due, &plan->state.due, sizeof(DueState)) != 0 ||
-                        plan->after.off_since != plan->state.off_since;
+        plan->changed = plan->after.due.settled != plan->state.due.settled ||
+                        plan->after.due.pass != plan->state.due.pass || plan->after.off_since != plan->state.off_since;
         if (plan->changed) {
             StateChange *change = palloc(sizeof(StateChange));
 
@@ -439,6 +449,7 @@ take_due(TimestampTz now, TimestampTz *next)
             change->state = &plan->after;
             claims.states = lappend(claims.states, change);
         }
+        plan->settled = !plan->changed && !plan->decided_most && !plan->waits;
         note_earliest(next, plan->decided_most ? now : plan->look_at);
     }
     decide_retries(now, &claims, next);
@@ -451,7 +462,8 @@ take_due(TimestampTz now, TimestampTz *next)
     foreach (cell, plans) {
         JobPlan *plan = lfirst(cell);
 
-        plan->state = plan->after;
+        if (plan->changed)
+            plan->state = plan->after;
     }
     if (claims.cleared_jobs != NIL)
         read_retries = true;

@@ -352,6 +352,29 @@ end_run(const RunSlot *run, const RunOutcome *outcome, const char *result, const
     return record_end(run, outcome, result, message, retry_at);
 }
 
+/* The process is told to go before the run has begun: it is queued again, in the history too, and the process ends. */
+static void
+give_back(const RunSlot *run)
+{
+    MemoryContext caller = CurrentMemoryContext;
+    RunRecord record = {.spec = run->spec, .status = STATUS_QUEUED};
+
+    if (run->spec.run_database == run->spec.database) {
+        PG_TRY();
+        {
+            history_begin("giving a run back");
+            history_upsert(&record);
+            history_commit();
+        }
+        PG_CATCH();
+        {
+            history_abort(caller);
+        }
+        PG_END_TRY();
+    }
+    proc_exit(0);
+}
+
 /* Returns whether the history is right about the run. */
 static bool
 do_run(int slot, RunOutcome *outcome, bool *retry)
@@ -394,6 +417,8 @@ do_run(int slot, RunOutcome *outcome, bool *retry)
         xact_abort();
         xact_limit_sync_wait(0);
         result = NULL;
+        if (session_terminating && run->started_at == 0 && run->spec.trigger != JOB_TRIGGER_MANUAL)
+            give_back(run);
         message = report_failure(run, error, outcome);
     }
     PG_END_TRY();

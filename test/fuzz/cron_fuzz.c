@@ -67,6 +67,54 @@ check_next(const CronSchedule *schedule, const CronZone *zone, int64_t after, co
             "the run is the next one halfway to it", text);
 }
 
+/* Whole characters of UTF-8 and no control characters */
+static bool
+is_clean_text(const char *text)
+{
+    const unsigned char *c = (const unsigned char *)text;
+
+    for (; *c != '\0'; c++) {
+        if (*c >= 0xc2 && *c <= 0xdf && (c[1] & 0xc0) == 0x80) {
+            c++;
+        } else if (*c < 0x20 || *c >= 0x7f) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void
+check_description(const char *text, CronLanguage language)
+{
+    char whole[CRON_DESCRIPTION_SIZE];
+    char part[CRON_DESCRIPTION_SIZE];
+    size_t size = strlen(text) * 3 % 100 + 1;
+
+    require(cron_describe(text, language, whole, sizeof(whole), NULL), "what is accepted is described", text);
+    require(whole[0] != '\0' && strlen(whole) < sizeof(whole) - 100, "a description is never cut", text);
+    require(is_clean_text(whole), "a description is clean UTF-8", text);
+    memset(part, 'x', sizeof(part));
+    require(cron_describe(text, language, part, size, NULL) && part[size] == 'x', "a short buffer does not overflow",
+            text);
+    require(is_clean_text(part) && strncmp(part, whole, strlen(part)) == 0 &&
+                (strlen(part) + 2 >= size || strcmp(part, whole) == 0),
+            "a short buffer is filled with the start of the description", text);
+}
+
+static void
+check_accessors(const CronSchedule *schedule, const char *text)
+{
+    int granularity = cron_granularity(schedule);
+    int64_t first = 1767225600;
+    int64_t second;
+
+    require(granularity == 1 || granularity == 60, "the granularity is a second or a minute", text);
+    require(!cron_is_fixed(schedule) || schedule->kind == CRON_KIND_FIELDS, "only fields are fixed", text);
+    require(granularity == 1 || !cron_next(schedule, NULL, first, &first) ||
+                !cron_next(schedule, NULL, first, &second) || second - first >= 60,
+            "fires are not closer than the granularity", text);
+}
+
 int
 LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
@@ -87,8 +135,19 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     text[size] = '\0';
 
     if (!cron_parse(text, &schedule, &error)) {
+        char words[8];
+
         check_error(&error, text);
-    } else if (schedule.kind == CRON_KIND_REBOOT) {
+        require(!cron_describe(text, CRON_ENGLISH, words, sizeof(words), NULL) && words[0] == '\0',
+                "what is refused is not described", text);
+        free(text);
+        return 0;
+    }
+
+    check_description(text, CRON_ENGLISH);
+    check_description(text, CRON_SPANISH);
+    check_accessors(&schedule, text);
+    if (schedule.kind == CRON_KIND_REBOOT) {
         int64_t next;
 
         require(!cron_next(&schedule, NULL, 0, &next), "@reboot never fires by the clock", text);

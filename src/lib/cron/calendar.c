@@ -190,30 +190,48 @@ cron_next_day(const CronSchedule *schedule, int64_t day, int64_t last_day, int64
     return false;
 }
 
+/* The days that are chosen in a month of a year that begins on a weekday; `before` is how many the year has before it.
+ */
+static uint32_t
+days_in_year(const CronSchedule *schedule, bool leap, int first_weekday, int month, int before)
+{
+    if (((schedule->months >> month) & 1) == 0) {
+        return 0;
+    }
+    return days_chosen(schedule, days_in_month(leap, month), (first_weekday + before) % 7);
+}
+
 /* The first and the last day that is chosen in a year of a kind, counted from its 1 January; false when none is. */
 static bool
-days_of_year(const CronSchedule *schedule, bool leap, int first_weekday, int *first, int *last)
+ends_of_year(const CronSchedule *schedule, bool leap, int first_weekday, int *first, int *last)
 {
+    uint32_t chosen = 0;
     int before = 0;
     int month;
 
-    *first = -1;
     for (month = 1; month <= 12; month++) {
-        int length = days_in_month(leap, month);
-
-        if (((schedule->months >> month) & 1) != 0) {
-            uint32_t chosen = days_chosen(schedule, length, (first_weekday + before) % 7);
-
-            if (chosen != 0) {
-                *last = before + 30 - __builtin_clz(chosen);
-                if (*first < 0) {
-                    *first = before + cron_lowest(chosen) - 1;
-                }
-            }
+        chosen = days_in_year(schedule, leap, first_weekday, month, before);
+        if (chosen != 0) {
+            break;
         }
-        before += length;
+        before += days_in_month(leap, month);
     }
-    return *first >= 0;
+    if (chosen == 0) {
+        *first = -1;
+        return false;
+    }
+    *first = before + cron_lowest(chosen) - 1;
+
+    before = leap ? 366 : 365;
+    for (month = 12; month >= 1; month--) {
+        before -= days_in_month(leap, month);
+        chosen = days_in_year(schedule, leap, first_weekday, month, before);
+        if (chosen != 0) {
+            break;
+        }
+    }
+    *last = before + 30 - __builtin_clz(chosen);
+    return true;
 }
 
 int
@@ -230,7 +248,7 @@ cron_widest_gap(const CronSchedule *schedule)
     int64_t year;
 
     for (kind = 0; kind < KINDS_OF_YEAR; kind++) {
-        if (days_of_year(schedule, kind >= 7, kind % 7, &first[kind], &last[kind])) {
+        if (ends_of_year(schedule, kind >= 7, kind % 7, &first[kind], &last[kind])) {
             years_with++;
         }
     }

@@ -177,23 +177,21 @@ read_step(CronReader *reader, const FieldRule *rule, int *step)
 
 /*
  * Adds first to last in steps. Where first is the larger, the values go on from the field's highest to its
- * lowest; for weekdays, of which there are two Sundays, from 6 to 0, and a first 7 is 0.
+ * lowest. Weekdays go round in sevens, and a 7 is 0 wherever it comes up.
  */
 static void
 add_range(const FieldRule *rule, int first, int last, int step, uint64_t *values)
 {
     bool weekdays = is_rule(rule, FIELD_WEEKDAY);
     int size = weekdays ? 7 : rule->high - rule->low + 1;
+    int highest = weekdays ? 6 : rule->high;
     int value;
 
-    if (first > last && weekdays) {
-        first %= 7;
-    }
     if (first > last) {
         last += size;
     }
     for (value = first; value <= last; value += step) {
-        *values |= UINT64_C(1) << (value > rule->high || (weekdays && value == 7) ? value - size : value);
+        *values |= UINT64_C(1) << (value > highest ? value - size : value);
     }
 }
 
