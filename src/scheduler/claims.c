@@ -168,7 +168,7 @@ write_all(Claims *claims, TimestampTz now)
     }
     write_states(claims);
     xact_commit();
-    ledger_count_written(list_length(claims->rows));
+    ledger_count_written(list_length(claims->rows)); /* those of runs are counted again when they end: no harm */
 }
 
 /* The history is locked: job_state alone says what is taken, the rows follow. */

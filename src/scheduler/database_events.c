@@ -13,6 +13,7 @@
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/ipc.h"
@@ -31,6 +32,7 @@
 static object_access_hook_type previous_object_access_hook = NULL;
 static ProcessUtility_hook_type previous_utility_hook = NULL;
 static bool extension_changed = false; /* in this transaction */
+static bool extension_dropped = false; /* ours */
 static bool jobs_changed = false;      /* rows of apapacho_jobs.job, in this transaction */
 static bool settings_changed = false;  /* ALTER DATABASE or ROLE ... SET, in this transaction */
 static Oid released[MAX_RELEASED];     /* the databases that this transaction needs for itself */
@@ -43,8 +45,14 @@ on_object_access(ObjectAccessType access, Oid class_id, Oid object_id, int sub_i
 {
     if (previous_object_access_hook)
         previous_object_access_hook(access, class_id, object_id, sub_id, arg);
-    if (class_id == ExtensionRelationId && (access == OAT_POST_CREATE || access == OAT_DROP))
-        extension_changed = true;
+    if (class_id != ExtensionRelationId || (access != OAT_POST_CREATE && access != OAT_DROP))
+        return;
+    extension_changed = true;
+    if (access == OAT_DROP) {
+        char *name = get_extension_name(object_id);
+
+        extension_dropped = extension_dropped || (name != NULL && strcmp(name, "apapacho_jobs") == 0);
+    }
 }
 
 void
@@ -86,6 +94,9 @@ on_xact(XactEvent event, void *arg)
         tell_schedulers();
     jobs_changed = false;
     settings_changed = false;
+    if (extension_dropped && event == XACT_EVENT_COMMIT)
+        dispatch_forget(MyDatabaseId);
+    extension_dropped = false;
     extension_changed = false;
     database_created = false;
     for (int i = 0; i < released_count; i++) {

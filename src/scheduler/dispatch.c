@@ -178,10 +178,13 @@ dispatch_look(Oid database, int64 job, bool wake, JobRuns *runs)
 
         if (run->state != RUN_QUEUED || run->spec.database != database || run->spec.job != job)
             continue;
+        if (wake)
+            run->wake_scheduler = true;
         runs->queued++;
         if (runs->queued_id == 0 || run->spec.id < runs->queued_id) {
             runs->queued_id = run->spec.id;
             runs->queued_by_hand = run->spec.trigger == JOB_TRIGGER_MANUAL;
+            runs->queued_since = run->requested_at;
         }
     }
     LWLockRelease(shared->lock);
@@ -239,8 +242,16 @@ dispatch_forget(Oid database)
     for (int i = 0; i < MAX_RUNS; i++) {
         RunSlot *run = &shared->runs[i];
 
-        if (run->spec.database == database && run->state == RUN_QUEUED)
-            run_end_with_error(run, STATUS_INTERRUPTED, ERRCODE_OBJECT_IN_USE, "the database has been dropped", false);
+        if (run->spec.database != database)
+            continue;
+        if (run->state == RUN_QUEUED)
+            run_end_with_error(run, STATUS_INTERRUPTED, ERRCODE_OBJECT_IN_USE,
+                               "the extension or its database has been dropped", false);
+        else if (run->state == RUN_FINISHED) {
+            run->unrecorded = false;
+            if (run->waiters == 0)
+                run_set_state(run, RUN_FREE);
+        }
     }
     LWLockRelease(shared->lock);
 }

@@ -48,10 +48,11 @@ typedef struct JobRuns {
     int queued;
     int64 queued_id; /* of the first queued one */
     bool queued_by_hand;
+    TimestampTz queued_since;
     RunProgress progress;
 } JobRuns;
 
-/* Looks; with `wake` the database's scheduler is woken when the active run ends. */
+/* Looks; with `wake` the database's scheduler is woken when these runs end. */
 void dispatch_look(Oid database, int64 job, bool wake, JobRuns *runs);
 
 /*
@@ -67,7 +68,7 @@ bool dispatch_withdraw(Oid database, int64 id, RunSpec *spec);
 /* Ends a queued run as cancelled, or tells the worker that is at it to end; false: the run is neither. */
 bool dispatch_cancel(Oid database, int64 id);
 
-/* Ends the queued runs of a database that has been dropped. */
+/* Ends the queued runs of a database that, or whose extension, has been dropped; nothing is written down any more. */
 void dispatch_forget(Oid database);
 
 /* Ids of the runs queued or at work in a database. `ids` has room for MAX_RUNS. Returns how many. */

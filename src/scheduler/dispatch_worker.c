@@ -12,6 +12,8 @@
 #include "scheduler/run_slots.h"
 #include "server/compat.h"
 
+#define ENDED_RUNS_TO_WAKE 1000 /* the scheduler then prunes the history */
+
 static int attached_slot = -1; /* the run that this process, a worker, is at; -1: none */
 static int fatal_sqlstate;     /* of the FATAL error that this process ends by; 0: none */
 static char fatal_message[RUN_MESSAGE_SIZE];
@@ -117,9 +119,11 @@ dispatch_finish(int slot, const RunOutcome *outcome, bool recorded, bool retry, 
     Assert(attached_slot == slot && run->state == RUN_RUNNING);
     run_end(run, outcome, !recorded);
     scheduler = scheduler_find(done.database);
-    if (retry && scheduler != NULL) {
-        scheduler->retries_changed = true;
-        shared_wake(scheduler->process);
+    if (scheduler != NULL) {
+        scheduler->ended_runs++;
+        scheduler->retries_changed = scheduler->retries_changed || retry;
+        if (retry || scheduler->ended_runs >= ENDED_RUNS_TO_WAKE)
+            shared_wake(scheduler->process);
     }
     if (take) {
         next = run_find_startable();

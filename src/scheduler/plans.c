@@ -113,6 +113,8 @@ take_flags(void)
     read_retries = read_retries || slot->retries_changed;
     check_lost = check_lost || slot->lost_runs;
     slot->jobs_changed = slot->retries_changed = slot->lost_runs = false;
+    unpruned += slot->ended_runs;
+    slot->ended_runs = 0;
     LWLockRelease(shared->lock);
 }
 
@@ -141,6 +143,13 @@ find_schedule(const Job *job, DueRule *rule, const char **text)
     return true;
 }
 
+/* A slot that is still to come has been taken already: what follows begins after it. */
+static bool
+taken_early(const DueState *due, TimestampTz now)
+{
+    return due->settled > now && due->settled <= now + LEAD;
+}
+
 /*
  * Makes the plan of a job, in `context`: goes on where job_state says, if it is for the same schedule; else begins now.
  * NULL: the job is not scheduled.
@@ -166,7 +175,8 @@ make_plan(const Job *job, TimestampTz now, MemoryContext context)
         strcmp(plan->state.zone, zone) != 0) {
         plan->state.schedule = MemoryContextStrdup(context, text);
         plan->state.zone = MemoryContextStrdup(context, zone);
-        plan->state.due.settled = now;
+        if (!taken_early(&plan->state.due, now))
+            plan->state.due.settled = now;
         plan->state.off_since = 0;
         changed = true;
     }
@@ -191,7 +201,9 @@ call_off(const JobPlan *before, TimestampTz now)
         strcmp(plan->state.schedule, before->state.schedule) == 0 && strcmp(plan->state.zone, before->state.zone) == 0)
         return;
     dispatch_look(MyDatabaseId, before->job->id, false, &runs);
-    if (runs.active && runs.started_at == 0 && runs.scheduled_for > now)
+    if (!runs.active || runs.started_at != 0 || runs.scheduled_for <= now)
+        return;
+    if (plan == NULL || plan->job->paused || due_next(&plan->rule, now) != runs.scheduled_for)
         (void)dispatch_cancel(MyDatabaseId, runs.active_id);
 }
 
@@ -287,12 +299,17 @@ typedef enum Verdict { VERDICT_RUN, VERDICT_SKIP, VERDICT_WAIT } Verdict;
 static Verdict
 judge_overlap(JobPlan *plan, TimestampTz due, TimestampTz now, JobRuns *runs, const char **why)
 {
+    int64 ahead = now - GetCurrentTimestamp(); /* of the time of day, in tests */
     TimestampTz following;
 
     if (!runs->active) {
         if (runs->queued_by_hand) {
             *why = "a run by hand was waiting to begin";
             return VERDICT_SKIP;
+        }
+        if (plan->rule.misfire == MISFIRE_ALL || due <= runs->queued_since + ahead) {
+            plan->look_at = TimestampTzPlusMilliseconds(now, RETRY_MS);
+            return VERDICT_WAIT;
         }
         give_up_queued(runs->queued_id);
         return VERDICT_RUN;
@@ -304,7 +321,7 @@ judge_overlap(JobPlan *plan, TimestampTz due, TimestampTz now, JobRuns *runs, co
         *why = "another run of the job was queued already";
         return VERDICT_SKIP;
     }
-    if (runs->started_at != 0 && runs->started_at <= due)
+    if (runs->started_at != 0 && runs->started_at + ahead <= due)
         return VERDICT_SKIP;
     following = due_next(&plan->rule, due);
     if (plan->rule.misfire != MISFIRE_ALL && following != 0 && following <= now)

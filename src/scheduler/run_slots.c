@@ -95,7 +95,7 @@ scheduler_find(Oid database)
 
 /*
  * The run is over: keeps it for those who wait and, with `unrecorded`, for its scheduler to write down; else frees the
- * slot. Without a scheduler nobody would write it down: the next one finds its row and says that it was lost.
+ * slot. Where there is no scheduler just now, the next one does.
  */
 void
 run_end(RunSlot *run, const RunOutcome *outcome, bool unrecorded)
@@ -105,7 +105,7 @@ run_end(RunSlot *run, const RunOutcome *outcome, bool unrecorded)
     run->pid = 0;
     run->process = NO_PROCESS;
     run->progress.known = false;
-    run->unrecorded = unrecorded && scheduler != NULL;
+    run->unrecorded = unrecorded;
     if (scheduler != NULL && (unrecorded || run->wake_scheduler))
         shared_wake(scheduler->process);
     if (run->waiters > 0 || run->unrecorded) {
@@ -134,17 +134,37 @@ run_release_command(dsm_handle command)
         dsm_unpin_segment(command);
 }
 
+/* A free slot; if there is none, one that is kept for a scheduler which may never come; -1: all are taken. */
+static int
+find_free(void)
+{
+    int kept = -1;
+
+    for (int i = 0; i < MAX_RUNS; i++) {
+        RunSlot *run = &shared->runs[i];
+
+        if (run->state == RUN_FREE)
+            return i;
+        if (kept < 0 && run->state == RUN_FINISHED && run->waiters == 0 && scheduler_find(run->spec.database) == NULL)
+            kept = i;
+    }
+    if (kept >= 0)
+        run_set_state(&shared->runs[kept], RUN_FREE);
+    return kept;
+}
+
 /* A free slot, made into a queued run; -1: all are taken. */
 int
 run_allocate(const RunSpec *spec)
 {
-    for (int i = 0; i < MAX_RUNS; i++) {
-        RunSlot *run = &shared->runs[i];
+    int slot = find_free();
 
-        if (run->state != RUN_FREE)
-            continue;
+    if (slot >= 0) {
+        RunSlot *run = &shared->runs[slot];
+
         run->sequence = ++shared->last_sequence;
         run->spec = *spec;
+        run->requested_at = GetCurrentTimestamp();
         run->started_at = 0;
         run->cancel_requested = run->unrecorded = run->wake_scheduler = false;
         run->waiters = 0;
@@ -153,9 +173,8 @@ run_allocate(const RunSpec *spec)
         memset(&run->progress, 0, sizeof(run->progress));
         memset(&run->outcome, 0, sizeof(run->outcome));
         run_set_state(run, RUN_QUEUED);
-        return i;
     }
-    return -1;
+    return slot;
 }
 
 /* Under shared->lock: workers that were asked for long ago and never came will not come any more. */

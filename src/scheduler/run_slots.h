@@ -24,16 +24,15 @@ int run_find_startable(void);
 /* The database's scheduler; NULL: none. */
 SchedulerSlot *scheduler_find(Oid database);
 
-/* A free slot, made into a queued run; -1: all are taken. */
+/* A free slot, made into a queued run; -1: all are taken. What no scheduler writes down gives way. */
 int run_allocate(const RunSpec *spec);
 
 /* The one way to change a state; wakes who waits for the run. */
 void run_set_state(RunSlot *run, RunState state);
 
 /*
- * The run is over: keeps it for those who wait and, with `unrecorded`, for its scheduler to write down; else frees the
- * slot. Without a scheduler nobody would write it down: the next one finds its row and says that it was lost. The text
- * of its command is the caller's to release.
+ * The run is over: keeps it for those who wait and, with `unrecorded`, for its scheduler, this one or the next, to
+ * write down; else frees the slot. The text of its command is the caller's to release.
  */
 void run_end(RunSlot *run, const RunOutcome *outcome, bool unrecorded);
 void run_end_with_error(RunSlot *run, const char *status, int sqlstate, const char *message, bool unrecorded);

@@ -51,6 +51,7 @@ typedef struct SchedulerSlot {
     bool settings_changed; /* settings of the database or of a role */
     bool lost_runs;        /* a worker ended without recording its run */
     bool retries_changed;  /* a run has failed and is to be tried again */
+    int ended_runs;        /* workers have written so many rows since the scheduler last looked */
 } SchedulerSlot;
 
 /* The states of a run; dispatch.c makes every change of state. */
@@ -106,6 +107,7 @@ typedef struct RunSlot {
     RunState state;
     uint64 sequence; /* tells this use of the slot from earlier ones */
     RunSpec spec;
+    TimestampTz requested_at;
     TimestampTz state_since;
     TimestampTz started_at; /* when the job itself began; 0: not yet. Set by the worker */
     bool cancel_requested;  /* apapacho_cancel_run() */

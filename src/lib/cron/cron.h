@@ -111,12 +111,6 @@ bool cron_next(const CronSchedule *schedule, const CronZone *zone, int64_t after
  */
 bool cron_is_fixed(const CronSchedule *schedule);
 
-/*
- * The granularity of the schedule's times, in seconds: 60 when two fires have a minute or more between
- * them, 1 when they may be closer (an interval, or more than one second of the minute). 60 for CRON_KIND_REBOOT.
- */
-int cron_granularity(const CronSchedule *schedule);
-
 typedef enum CronLanguage { CRON_ENGLISH, CRON_SPANISH } CronLanguage;
 
 /* Holds the words of any accepted expression, with the terminator. */

@@ -217,14 +217,6 @@ cron_is_fixed(const CronSchedule *schedule)
     return schedule->kind == CRON_KIND_FIELDS && !schedule->minute_star && !schedule->hour_star;
 }
 
-int
-cron_granularity(const CronSchedule *schedule)
-{
-    bool one_second = (schedule->seconds & (schedule->seconds - 1)) == 0;
-
-    return schedule->kind == CRON_KIND_INTERVAL || (schedule->kind == CRON_KIND_FIELDS && !one_second) ? 1 : 60;
-}
-
 bool
 cron_next(const CronSchedule *schedule, const CronZone *zone, int64_t after, int64_t *next)
 {

@@ -322,7 +322,14 @@ sub wait_for {
     my ($self, $sql, $what, $database) = @_;
 
     local $Test::Builder::Level = $Test::Builder::Level + 1;
-    $self->poll_query_until($database // 'postgres', $sql) or croak "timed out waiting for: $what";
+    my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default;
+    my $holds;
+
+    # A server that is crashing can break the pipe to psql, which PostgreSQL::Test's helper dies of.
+    until (eval { $holds = $self->poll_query_until($database // 'postgres', $sql); 1 }) {
+        croak $@ if $@ !~ /Broken pipe/ || time() > $deadline;
+    }
+    $holds or croak "timed out waiting for: $what";
     pass($what);
     return;
 }
