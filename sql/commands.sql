@@ -1,5 +1,6 @@
 -- What the command of a job may be, and what becomes of it: each is run by hand, in a worker whose session is the job's role.
 SET client_min_messages = warning;
+SET statement_timeout = '60s';
 \set SHOW_CONTEXT never
 DROP EXTENSION IF EXISTS apapacho_jobs;
 CREATE EXTENSION apapacho_jobs;
@@ -172,11 +173,13 @@ ALTER ROLE regress_commands_app SET default_transaction_read_only = on;
 CALL run(ARRAY['INSERT INTO commands.t VALUES (1)', 'SELECT 1']);
 ALTER ROLE regress_commands_app RESET ALL;
 
--- Cancelled; and very many statements
+-- Cancelled; and very many statements, of which one is in memory at a time
 CALL run(ARRAY[
     'INSERT INTO commands.t VALUES (1); SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(30)',
     $$DO 'BEGIN PERFORM pg_cancel_backend(pg_backend_pid()), pg_sleep(30); EXCEPTION WHEN query_canceled THEN INSERT INTO commands.t VALUES (1); END'$$]);
-SELECT apapacho_alter_job('command', command => repeat('SELECT 1;', 110000));
+GRANT pg_read_all_stats TO regress_commands_app;
+SELECT apapacho_alter_job('command', command => repeat('SELECT 1;', 110000) ||
+    $$SELECT 1 / (count(*) = 1)::int FROM pg_backend_memory_contexts WHERE name = 'apapacho_jobs statement'$$);
 SELECT answer->>'statements' AS statements, answer->>'rows' AS rows FROM apapacho_run_job('command') AS answer;
 
 -- CREATE INDEX CONCURRENTLY waits for the transactions that there are, so the one that runs the job by hand must not wait for it.

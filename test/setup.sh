@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# setup.sh [check|ci]: installs the Debian packages of test/packages.txt that are missing.
+# setup.sh [check|ci|bench]: installs the Debian packages of test/packages.txt that are missing.
 #
 # Run first by every target that builds or tests; when nothing is missing it changes nothing and needs no network. With neither root
 # nor a sudo that asks no password, it prints the command to run. On other systems it only looks whether the tools are there.

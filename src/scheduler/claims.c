@@ -5,6 +5,7 @@
 #include "postgres.h"
 
 #include "commands/dbcommands.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/dsm.h"
 #include "utils/memutils.h"
@@ -12,6 +13,7 @@
 #include "scheduler/claims.h"
 #include "scheduler/dispatch.h"
 #include "scheduler/ledger.h"
+#include "server/extension.h"
 #include "server/xact.h"
 
 typedef struct Claim {
@@ -32,6 +34,8 @@ claims_fill_spec(RunSpec *spec, const Job *job)
     spec->retry_delay_ms = job->retry_delay_ms;
     spec->retry_delay_max_ms = job->retry_delay_max_ms;
     spec->timeout_ms = job->timeout_ms;
+    spec->extension = extension_last_seen();
+    spec->encoding = GetDatabaseEncoding();
     spec->command = DSM_HANDLE_INVALID;
 }
 
@@ -43,7 +47,9 @@ claims_command(const Job *job)
 
     if (job->database == NULL || job->command == NULL)
         return DSM_HANDLE_INVALID;
-    segment = dsm_create(strlen(job->command) + 1, 0);
+    segment = dsm_create(strlen(job->command) + 1, DSM_CREATE_NULL_IF_MAXSEGMENTS);
+    if (segment == NULL)
+        return DSM_HANDLE_INVALID;
     strcpy(dsm_segment_address(segment), job->command);
     handle = dsm_segment_handle(segment);
     dsm_pin_segment(segment);
@@ -143,8 +149,6 @@ write_row(Claim *claim, TimestampTz now, bool to_ledger)
         ledger_add(&record);
     else if (!history_insert(&record))
         claim->dispatch = false;
-    else if (strcmp(record.status, STATUS_FAILED) == 0)
-        history_finish(&record); /* tells of it */
 }
 
 static void
@@ -197,6 +201,7 @@ void
 claims_write(Claims *claims, TimestampTz now)
 {
     MemoryContext step = CurrentMemoryContext;
+    ListCell *cell;
     volatile bool blocked = ledger_is_blocked(now);
 
     if (!blocked) {
@@ -206,7 +211,7 @@ claims_write(Claims *claims, TimestampTz now)
         }
         PG_CATCH();
         {
-            if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
+            if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE && geterrcode() != ERRCODE_QUERY_CANCELED)
                 PG_RE_THROW();
             MemoryContextSwitchTo(step);
             EmitErrorReport();
@@ -219,8 +224,28 @@ claims_write(Claims *claims, TimestampTz now)
         MemoryContextSwitchTo(step);
     }
     if (blocked)
-        write_states_only(claims, now);
+        write_states_only(claims, now); /* the ledger notifies when it has written the rows */
     MemoryContextSwitchTo(step);
+    foreach (cell, claims->rows) {
+        const Claim *claim = lfirst(cell);
+
+        if (!blocked && strcmp(claim->record.status, STATUS_FAILED) == 0)
+            ledger_notify(&claim->record);
+    }
+}
+
+/* A run in another database that cannot be dispatched is over: its command is not in the history for later. */
+static void
+note_not_started(const Claim *claim)
+{
+    RunRecord record = claim->record;
+
+    record.status = STATUS_NO_WORKER;
+    record.finished_at = GetCurrentTimestamp();
+    record.sqlstate = ERRCODE_OBJECT_IN_USE;
+    record.error =
+        "the run could not be started: its database is being dropped or moved, or too many runs are on their way";
+    ledger_add(&record);
 }
 
 bool
@@ -236,16 +261,24 @@ claims_dispatch(const Claims *claims)
 
         if (!claim->dispatch)
             continue;
-        if (spec.run_database != MyDatabaseId)
+        if (spec.run_database != MyDatabaseId) {
             spec.command = claims_command(claim->job);
+            if (spec.command == DSM_HANDLE_INVALID) {
+                note_not_started(claim);
+                continue;
+            }
+        }
         switch (dispatch_request(&spec, false, &ticket)) {
         case REQUEST_STARTED:
         case REQUEST_QUEUED:
             break;
         default:
-            all = false;
-            if (spec.command != DSM_HANDLE_INVALID)
+            if (spec.command == DSM_HANDLE_INVALID)
+                all = false;
+            else {
                 dsm_unpin_segment(spec.command);
+                note_not_started(claim);
+            }
         }
     }
     return all;

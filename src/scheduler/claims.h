@@ -47,7 +47,7 @@ bool claims_dispatch(const Claims *claims);
 
 /*
  * A segment with the text of a command for another database, which the run that it is given to lets go of;
- * DSM_HANDLE_INVALID for a job whose command is read from the table.
+ * DSM_HANDLE_INVALID for a job whose command is read from the table, and where no segment is to be had.
  */
 dsm_handle claims_command(const Job *job);
 

@@ -66,6 +66,8 @@ static void
 tell_schedulers(void)
 {
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    if (jobs_changed)
+        shared->jobs_generation++;
     for (int i = 0; i < MAX_SCHEDULERS; i++) {
         SchedulerSlot *slot = &shared->schedulers[i];
 
@@ -94,8 +96,10 @@ on_xact(XactEvent event, void *arg)
         tell_schedulers();
     jobs_changed = false;
     settings_changed = false;
-    if (extension_dropped && event == XACT_EVENT_COMMIT)
+    if (extension_dropped && event == XACT_EVENT_COMMIT) {
         dispatch_forget(MyDatabaseId);
+        dispatch_terminate(MyDatabaseId);
+    }
     extension_dropped = false;
     extension_changed = false;
     database_created = false;
@@ -217,6 +221,9 @@ on_utility(PlannedStmt *statement, const char *query, bool read_only_tree, Proce
     next(statement, query, read_only_tree, context, parameters, environment, receiver, completion);
     if (IsA(statement->utilityStmt, CreatedbStmt))
         database_created = true;
+    if (IsA(statement->utilityStmt, TransactionStmt) &&
+        ((TransactionStmt *)statement->utilityStmt)->kind == TRANS_STMT_COMMIT_PREPARED)
+        jobs_changed = extension_changed = true; /* whatever that transaction did: it may have been one or the other */
     if (changes_setting(statement->utilityStmt))
         settings_changed = true;
 }

@@ -22,7 +22,9 @@
 #include "scheduler/worker.h"
 #include "server/compat.h"
 
-#define WAIT_TICK_MS 1000 /* how often a waiting backend looks for trouble */
+#define PATIENCE_MS 2000    /* with which a run by hand waits for a background worker, */
+#define PATIENCE_TICK_MS 50 /* looking so often */
+#define WAIT_TICK_MS 1000   /* how often a waiting backend looks for trouble */
 
 /* Asks the postmaster for the worker of a run in state STARTING; without shared->lock. */
 static bool
@@ -114,6 +116,59 @@ give_up(int slot, uint64 sequence, bool wait)
     return given_up;
 }
 
+/* Ends the waiting of one backend, at exit and on error too. */
+static void
+stop_waiting(int code, Datum arg)
+{
+    RunSlot *run = &shared->runs[DatumGetInt32(arg)];
+
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    run->waiters--;
+    if (run->waiters == 0 && run->state == RUN_FINISHED && !run->unrecorded)
+        run_set_state(run, RUN_FREE);
+    LWLockRelease(shared->lock);
+}
+
+/*
+ * By hand: a worker was not to be had at once, perhaps since others are just leaving. Tries again for a while. Whether
+ * the run is on its way then. Interruptible: the run stays queued.
+ */
+static bool
+look_for_worker(int slot, uint64 sequence)
+{
+    const RunSlot *run = &shared->runs[slot];
+
+    for (int waited = 0; waited < PATIENCE_MS; waited += PATIENCE_TICK_MS) {
+        bool queued;
+
+        (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, PATIENCE_TICK_MS, PG_WAIT_EXTENSION);
+        ResetLatch(MyLatch);
+        CHECK_FOR_INTERRUPTS();
+        (void)dispatch_start_queued(NULL);
+        LWLockAcquire(shared->lock, LW_SHARED);
+        queued = run->sequence == sequence && run->state == RUN_QUEUED;
+        LWLockRelease(shared->lock);
+        if (!queued)
+            return true;
+    }
+    return false;
+}
+
+static bool
+find_worker(int slot, uint64 sequence, bool wait)
+{
+    volatile bool found;
+
+    if (!wait)
+        return look_for_worker(slot, sequence);
+    PG_ENSURE_ERROR_CLEANUP(stop_waiting, Int32GetDatum(slot));
+    {
+        found = look_for_worker(slot, sequence);
+    }
+    PG_END_ENSURE_ERROR_CLEANUP(stop_waiting, Int32GetDatum(slot));
+    return found;
+}
+
 RequestResult
 dispatch_request(const RunSpec *spec, bool wait, RunTicket *ticket)
 {
@@ -143,7 +198,7 @@ dispatch_request(const RunSpec *spec, bool wait, RunTicket *ticket)
 
     starved = dispatch_start_queued(NULL);
     if (starved && spec->trigger == JOB_TRIGGER_MANUAL && ticket->id == spec->id &&
-        give_up(slot, ticket->sequence, wait))
+        !find_worker(slot, ticket->sequence, wait) && give_up(slot, ticket->sequence, wait))
         return REQUEST_NO_WORKER;
 
     LWLockAcquire(shared->lock, LW_SHARED);
@@ -310,19 +365,6 @@ dispatch_report_lost(Oid database)
     LWLockRelease(shared->lock);
 }
 
-/* Ends the waiting of one backend, at exit and on error too. */
-static void
-stop_waiting(int code, Datum arg)
-{
-    RunSlot *run = &shared->runs[DatumGetInt32(arg)];
-
-    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    run->waiters--;
-    if (run->waiters == 0 && run->state == RUN_FINISHED && !run->unrecorded)
-        run_set_state(run, RUN_FREE);
-    LWLockRelease(shared->lock);
-}
-
 /* The worker that must get on for the run to end: its own, or that of the run it is queued behind; 0: none. */
 static pid_t
 blocking_worker(const RunSlot *run)
@@ -345,6 +387,10 @@ check_blocked_by_us(pid_t worker)
 
     if (worker == 0)
         return;
+    if (worker == MyProcPid)
+        ereport(ERROR,
+                (errcode(ERRCODE_T_R_DEADLOCK_DETECTED), errmsg("a run of the job cannot wait for another run of it"),
+                 errhint("Run it without waiting: apapacho_run_job(job, wait => false).")));
     pids = DatumGetArrayTypeP(DirectFunctionCall1(pg_blocking_pids, Int32GetDatum(worker)));
     values = (int32 *)ARR_DATA_PTR(pids);
     for (int i = 0; i < ArrayGetNItems(ARR_NDIM(pids), ARR_DIMS(pids)); i++) {
@@ -378,6 +424,8 @@ dispatch_wait(RunTicket *ticket, RunOutcome *outcome)
             LWLockRelease(shared->lock);
             if (finished)
                 break;
+            if (worker == MyProcPid)
+                check_blocked_by_us(worker);
             if (ConditionVariableTimedSleep(&run->changed, WAIT_TICK_MS, PG_WAIT_EXTENSION)) {
                 check_blocked_by_us(worker);
                 (void)dispatch_start_queued(NULL);

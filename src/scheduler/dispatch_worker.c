@@ -99,11 +99,11 @@ dispatch_begin(int slot, TimestampTz now)
     LWLockRelease(shared->lock);
 }
 
-/* Whether a worker that is connected for one run can do another. */
+/* Whether a worker that is connected for one run can do another. Not for another owner: no reset is complete. */
 static bool
 same_session(const RunSpec *one, const RunSpec *other)
 {
-    return one->run_database == other->run_database && one->role == other->role;
+    return one->run_database == other->run_database && one->role == other->role && one->owner == other->owner;
 }
 
 int

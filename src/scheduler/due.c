@@ -81,12 +81,12 @@ due_upcoming(const DueRule *rule, TimestampTz settled, TimestampTz now)
 
 /* The slots after state->settled that are not after `until`, the first of which is given. */
 static Due
-slots_until(const DueRule *rule, DueKind kind, TimestampTz first, TimestampTz until)
+slots_until(const DueRule *rule, DueKind kind, TimestampTz first, TimestampTz until, int most)
 {
     Due due = {.kind = kind, .first = first, .last = first, .count = 1};
     TimestampTz next;
 
-    while (due.count < DUE_MOST_SLOTS && (next = due_next(rule, due.last)) != 0 && next <= until) {
+    while (due.count < most && (next = due_next(rule, due.last)) != 0 && next <= until) {
         due.last = next;
         due.count++;
     }
@@ -109,24 +109,24 @@ time_comes_again(const DueRule *rule, TimestampTz settled, TimestampTz now)
 
 /* The slot `first` was not met in time. */
 static Due
-misfired(const DueRule *rule, TimestampTz first, TimestampTz now)
+misfired(const DueRule *rule, TimestampTz first, TimestampTz now, int most)
 {
     Due due;
     TimestampTz next;
 
     switch (rule->misfire) {
     case MISFIRE_SKIP:
-        return slots_until(rule, DUE_MISSED, first, now - DUE_GRACE - 1);
+        return slots_until(rule, DUE_MISSED, first, now - DUE_GRACE - 1, most);
     case MISFIRE_ALL:
         if (now - first > rule->misfire_window)
-            return slots_until(rule, DUE_MISSED, first, now - rule->misfire_window - 1);
+            return slots_until(rule, DUE_MISSED, first, now - rule->misfire_window - 1, most);
         return (Due){.kind = DUE_RUN, .first = first, .last = first, .count = 1};
     case MISFIRE_ONCE:
         break;
     }
 
     /* The latest of them stands for all; or, where there is one in time, that. */
-    due = slots_until(rule, DUE_COALESCED, first, now - DUE_GRACE - 1);
+    due = slots_until(rule, DUE_COALESCED, first, now - DUE_GRACE - 1, most);
     next = due_next(rule, due.last);
     if (next != 0 && next <= now)
         return due;
@@ -135,13 +135,13 @@ misfired(const DueRule *rule, TimestampTz first, TimestampTz now)
     else {
         TimestampTz latest = due.last;
 
-        due = slots_until(rule, DUE_COALESCED, first, latest - 1);
+        due = slots_until(rule, DUE_COALESCED, first, latest - 1, most);
     }
     return due;
 }
 
 Due
-due_step(const DueRule *rule, DueState *state, TimestampTz now, int64 lead)
+due_step(const DueRule *rule, DueState *state, TimestampTz now, int64 lead, int most)
 {
     TimestampTz first;
 
@@ -153,8 +153,8 @@ due_step(const DueRule *rule, DueState *state, TimestampTz now, int64 lead)
     if (first == 0 || first > now + (rule->paused ? 0 : lead))
         return (Due){.kind = DUE_NOTHING, .first = first};
     if (rule->paused)
-        return slots_until(rule, DUE_PAUSED, first, now);
+        return slots_until(rule, DUE_PAUSED, first, now, most);
     if (now - first > DUE_GRACE && rule->schedule.kind != CRON_KIND_REBOOT)
-        return misfired(rule, first, now);
+        return misfired(rule, first, now, most);
     return (Due){.kind = DUE_RUN, .first = first, .last = first, .count = 1};
 }

@@ -54,7 +54,7 @@ typedef struct Due {
 /* A slot that is found at most this late is run as if it were in time, whatever the policy on misfires. */
 #define DUE_GRACE (INT64CONST(10) * USECS_PER_SEC)
 
-/* Slots in one Due at most: a long downtime of a job that is due every second takes several. */
+/* Slots in one Due at most, as a rule: a long downtime of a job that is due every second takes several. */
 #define DUE_MOST_SLOTS 10000
 
 /* The first slot after `after`; 0: none. */
@@ -64,14 +64,14 @@ TimestampTz due_next(const DueRule *rule, TimestampTz after);
 TimestampTz due_upcoming(const DueRule *rule, TimestampTz settled, TimestampTz now);
 
 /*
- * What is to be done next at `now`. Slots that begin within `lead` microseconds count as due: a DUE_RUN may so be
- * early, and whoever does it waits. The caller does it and sets state->settled to `last`; then asks again, until
- * nothing is due.
+ * What is to be done next at `now`. At most `most` slots in one Due. Slots that begin within `lead` microseconds count
+ * as due: a DUE_RUN may so be early, and whoever does it waits. The caller does it and sets state->settled to `last`;
+ * then asks again, until nothing is due.
  *
  * Where the clock has been set back, a slot that has been settled does not come again. But when that would be more than
  * one slot, the job does not stand still until they are over: its time begins anew at `now`, in the next pass, which
  * *state then says.
  */
-Due due_step(const DueRule *rule, DueState *state, TimestampTz now, int64 lead);
+Due due_step(const DueRule *rule, DueState *state, TimestampTz now, int64 lead, int most);
 
 #endif

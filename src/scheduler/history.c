@@ -9,11 +9,13 @@
 #include "commands/async.h"
 #include "commands/sequence.h"
 #include "common/pg_prng.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "storage/dsm.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/elog.h"
+#include "utils/guc.h"
 #include "utils/json.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
@@ -41,11 +43,9 @@ static const char *const trigger_names[] = {
 static const char insert_sql[] =
     "INSERT INTO apapacho_jobs.run (" RECORD_COLUMNS ") VALUES (" RECORD_VALUES ") ON CONFLICT DO NOTHING";
 
-static const char upsert_sql[] =
-    "INSERT INTO apapacho_jobs.run (" RECORD_COLUMNS ") VALUES (" RECORD_VALUES ") ON CONFLICT (id) DO UPDATE SET "
-    "status = EXCLUDED.status, started_at = EXCLUDED.started_at, finished_at = EXCLUDED.finished_at, "
-    "result = EXCLUDED.result, error = EXCLUDED.error, sqlstate = EXCLUDED.sqlstate, pid = EXCLUDED.pid, "
-    "retry_at = EXCLUDED.retry_at";
+static const char update_sql[] =
+    "UPDATE apapacho_jobs.run SET status = $13, started_at = $14, finished_at = $15, result = $16::pg_catalog.jsonb, "
+    "error = $17, sqlstate = $18, pid = $19, retry_at = $20 WHERE id OPERATOR(pg_catalog.=) $1";
 
 /* The columns of a RunSpec, as read_spec() takes them. */
 #define SPEC_COLUMNS                                                                                                   \
@@ -136,7 +136,8 @@ history_upsert(const RunRecord *record)
 {
     static SPIPlanPtr plan = NULL;
 
-    (void)write_record(upsert_sql, &plan, record);
+    if (write_record(update_sql, &plan, record) == 0)
+        (void)history_insert(record);
 }
 
 void
@@ -153,8 +154,6 @@ notify_failure(const RunRecord *record)
 {
     StringInfoData payload;
 
-    if (setting_notify_channel[0] == '\0')
-        return;
     initStringInfo(&payload);
     appendStringInfoString(&payload, "{\"job\": ");
     escape_json(&payload, record->spec.name);
@@ -173,11 +172,14 @@ is_failure(const char *status)
 }
 
 void
-history_finish(const RunRecord *record)
+history_notify(const RunRecord *record)
 {
-    history_upsert(record);
-    if (is_failure(record->status))
-        notify_failure(record);
+    if (!is_failure(record->status) || setting_notify_channel[0] == '\0')
+        return;
+    xact_begin("notifying of a failed run");
+    (void)set_config_option("lock_timeout", "500ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+    notify_failure(record);
+    xact_commit();
 }
 
 TimestampTz
@@ -248,6 +250,7 @@ read_spec(uint64 row, JobTrigger trigger, MemoryContext context)
     spec->scheduled_for = spi_time(row, 5);
     spec->pass = (int)spi_int64(row, 6);
     spec->attempt = (int)spi_int64(row, 7);
+    spec->encoding = GetDatabaseEncoding();
     spec->command = DSM_HANDLE_INVALID;
     strlcpy(spec->arguments, arguments != NULL ? arguments : "", sizeof(spec->arguments));
     return spec;

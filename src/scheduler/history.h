@@ -56,8 +56,11 @@ void history_upsert(const RunRecord *record);
 /* Writes that a run has started; inserts the row if there is none (by hand). */
 void history_start(const RunSpec *spec, TimestampTz started_at);
 
-/* Writes how a run ended, and sends the notification of a failure if the settings ask for it. */
-void history_finish(const RunRecord *record);
+/*
+ * Notifies of a failure, if it is one and the settings ask for it: in a transaction of its own, after the row has been
+ * committed, since NOTIFY takes a lock that others may hold for long. An ERROR is for the caller to swallow.
+ */
+void history_notify(const RunRecord *record);
 
 /*
  * When a run that ended with this status is to be tried again: by the job's rules with exponential backoff, half of it

@@ -385,3 +385,17 @@ job_time_zone(const char *name)
                  errdetail("PostgreSQL does not support leap seconds.")));
     return zone;
 }
+
+void
+job_check_time_zone(const char *name)
+{
+    pg_tzenum *names = pg_tzenumerate_start();
+    pg_tz *zone;
+
+    while ((zone = pg_tzenumerate_next(names)) != NULL && pg_strcasecmp(pg_get_timezone_name(zone), name) != 0)
+        ;
+    pg_tzenumerate_end(names);
+    if (zone == NULL)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("time zone \"%s\" not recognized", name),
+                        errhint("The names are those of the view pg_timezone_names, such as America/Santiago.")));
+}

@@ -93,4 +93,8 @@ void job_parse_schedule(const char *text, CronSchedule *schedule);
 /* The zone of that name; ERROR invalid_parameter_value if there is none. */
 pg_tz *job_time_zone(const char *name);
 
+/* ERROR unless it is one of pg_timezone_names: the server keeps every other one that it is asked for in memory for
+ * ever. */
+void job_check_time_zone(const char *name);
+
 #endif

@@ -225,7 +225,7 @@ check_texts(const Change *change)
     if (is_given(change, FIELD_COMMAND))
         command_check(given_text(change, FIELD_COMMAND));
     if (is_given(change, FIELD_TIME_ZONE) && given_text(change, FIELD_TIME_ZONE)[0] != '\0')
-        (void)job_time_zone(given_text(change, FIELD_TIME_ZONE));
+        job_check_time_zone(given_text(change, FIELD_TIME_ZONE));
 }
 
 static Oid

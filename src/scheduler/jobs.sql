@@ -66,6 +66,7 @@ ALTER TABLE apapacho_jobs.job ENABLE ROW LEVEL SECURITY;
 CREATE POLICY own ON apapacho_jobs.job FOR SELECT USING (pg_catalog.pg_has_role(owner, 'USAGE'));
 COMMENT ON POLICY own ON apapacho_jobs.job IS 'each sees the jobs of the roles that he is a member of';
 GRANT SELECT ON apapacho_jobs.job TO PUBLIC;
+GRANT SELECT ON SEQUENCE apapacho_jobs.job_id_seq TO PUBLIC; -- for pg_dump --enable-row-security
 
 -- A restored database has the users' jobs again. Not those of roles that have been dropped: they are numbers by then, which are
 -- other roles' somewhere else.

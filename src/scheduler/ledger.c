@@ -11,7 +11,7 @@
 
 #define MOST_ROWS 10000 /* about 10 MB */
 #define BLOCKED_MS 2000
-#define WRITE_AT_ONCE 500
+#define WRITE_AT_ONCE 500 /* in one transaction */
 
 static MemoryContext context;
 static List *rows = NIL; /* of RunRecord, oldest first */
@@ -27,11 +27,43 @@ copy(const char *text)
 static void
 free_row(RunRecord *row)
 {
+    pfree((void *)row->status);
     if (row->result != NULL)
         pfree((void *)row->result);
     if (row->error != NULL)
         pfree((void *)row->error);
     pfree(row);
+}
+
+static void
+drop_row(void)
+{
+    free_row(linitial(rows));
+    rows = list_delete_first(rows);
+}
+
+/* The oldest row cannot be kept any longer. */
+static void
+give_up_row(void)
+{
+    const RunRecord *row = linitial(rows);
+
+    ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                      errmsg("run %lld of job \"%s\" is lost to the history", (long long)row->spec.id, row->spec.name),
+                      errdetail("It cannot be written, or more than %d rows wait to be written.", MOST_ROWS),
+                      errhint("See who locks or has changed the table apapacho_jobs.run.")));
+    drop_row();
+}
+
+/* Errors that the next try may be without: of resources, and whatever has to do with other sessions. */
+static bool
+is_temporary(int sqlstate)
+{
+    return sqlstate == ERRCODE_LOCK_NOT_AVAILABLE || sqlstate == ERRCODE_QUERY_CANCELED ||
+           ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_TRANSACTION_ROLLBACK ||
+           ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_INSUFFICIENT_RESOURCES ||
+           ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_OPERATOR_INTERVENTION ||
+           ERRCODE_TO_CATEGORY(sqlstate) == ERRCODE_SYSTEM_ERROR;
 }
 
 void
@@ -42,27 +74,21 @@ ledger_add(const RunRecord *record)
 
     if (context == NULL)
         context = AllocSetContextCreate(TopMemoryContext, "apapacho_jobs ledger", ALLOCSET_DEFAULT_SIZES);
-    if (list_length(rows) >= MOST_ROWS) {
-        ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                          errmsg("run %lld of job \"%s\" is lost to the history: more than %d rows wait to be written",
-                                 (long long)((RunRecord *)linitial(rows))->spec.id,
-                                 ((RunRecord *)linitial(rows))->spec.name, MOST_ROWS),
-                          errhint("See who locks the table apapacho_jobs.run.")));
-        free_row(linitial(rows));
-        rows = list_delete_first(rows);
-    }
+    if (list_length(rows) >= MOST_ROWS)
+        give_up_row();
     caller = MemoryContextSwitchTo(context);
     row = palloc(sizeof(RunRecord));
     *row = *record;
+    row->status = copy(record->status);
     row->result = copy(record->result);
     row->error = copy(record->error);
     rows = lappend(rows, row);
     MemoryContextSwitchTo(caller);
 }
 
-/* One transaction's worth. */
+/* Writes up to `most` rows in a transaction. Returns how many. */
 static int
-write_rows(void)
+write_rows(int most)
 {
     ListCell *cell;
     int count = 0;
@@ -71,51 +97,73 @@ write_rows(void)
     foreach (cell, rows) {
         const RunRecord *row = lfirst(cell);
 
-        if (count == WRITE_AT_ONCE)
+        if (count == most)
             break;
         if (row->finished_at != 0)
-            history_finish(row);
-        else
             history_upsert(row);
+        else
+            (void)history_insert(row); /* its worker may have written more meanwhile */
         count++;
     }
     xact_commit();
     return count;
 }
 
+void
+ledger_notify(const RunRecord *record)
+{
+    MemoryContext caller = CurrentMemoryContext;
+
+    PG_TRY();
+    {
+        history_notify(record);
+    }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(caller);
+        EmitErrorReport();
+        FlushErrorState();
+        xact_abort();
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(caller);
+}
+
 TimestampTz
 ledger_flush(TimestampTz now)
 {
     MemoryContext caller = CurrentMemoryContext;
+    volatile int most = WRITE_AT_ONCE;
 
     while (rows != NIL) {
         volatile int count = 0;
-        volatile bool failed = false;
 
         if (ledger_is_blocked(now))
             return blocked_until;
         PG_TRY();
         {
-            count = write_rows();
+            count = write_rows(most);
         }
         PG_CATCH();
         {
+            bool temporary = is_temporary(geterrcode());
+
             MemoryContextSwitchTo(caller);
             EmitErrorReport();
             FlushErrorState();
             xact_abort();
-            failed = true;
+            if (temporary)
+                ledger_note_blocked(now);
+            else if (most == 1)
+                give_up_row();
+            most = 1; /* one that cannot be written must not hold up the others */
         }
         PG_END_TRY();
         MemoryContextSwitchTo(caller);
-        if (failed) {
-            ledger_note_blocked(now);
-            continue;
-        }
         written += count;
         for (int i = 0; i < count; i++) {
-            free_row(linitial(rows));
-            rows = list_delete_first(rows);
+            ledger_notify(linitial(rows));
+            drop_row();
         }
     }
     return 0;

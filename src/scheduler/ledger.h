@@ -20,6 +20,9 @@ void ledger_add(const RunRecord *record);
  */
 TimestampTz ledger_flush(TimestampTz now);
 
+/* history_notify() for a row that has been written; failing to is reported only. */
+void ledger_notify(const RunRecord *record);
+
 bool ledger_is_empty(void);
 bool ledger_is_blocked(TimestampTz now);
 

@@ -19,14 +19,16 @@
 #include "scheduler/dispatch.h"
 #include "scheduler/ledger.h"
 #include "scheduler/plans.h"
+#include "server/extension.h"
 #include "server/settings.h"
 #include "server/xact.h"
 
 #define LEAD_MS 250       /* a run is taken so long before it is due */
 #define RETRY_MS 1000     /* until what could not be done is tried again */
 #define SOON_MS 20        /* until what is left over from this step is done */
-#define NO_WORKER_MS 500  /* the same for a background worker */
+#define NO_WORKER_MS 200  /* the same for a background worker */
 #define MOST_DECISIONS 50 /* for one job in one step: a long time that was missed takes several */
+#define MOST_SLOTS 20000  /* for all jobs in one step, and a few for each: some 50 ms */
 #define PRUNE_ROWS 1000   /* the history is pruned after so many new rows, */
 #define PRUNE_MS 3600000  /* or so long */
 #define PRUNE_BATCH 5000
@@ -60,6 +62,8 @@ static bool check_lost = true;      /* at the start: runs that a crash left behi
 static bool check_queued = true;    /* runs that are taken, but not in shared memory */
 static bool take_up_cut_off = true; /* at the start: the built-in jobs' runs that were cut off go on */
 static bool warned_no_worker = false;
+
+static int64 slots_left; /* that this step may still settle: long times that were missed must not hold up other jobs */
 
 static int unpruned = PRUNE_ROWS;
 static TimestampTz pruned_at = 0;
@@ -190,20 +194,36 @@ make_plan(const Job *job, TimestampTz now, MemoryContext context)
     return plan;
 }
 
-/* A job's schedule is not what it was: a run that was taken before its time, and has not begun, is called off. */
+/* Whether a run that was taken for the one does what the other says. Commands for this database are read when it
+ * begins. */
+static bool
+is_same_work(const Job *one, const Job *other)
+{
+    if (one->owner != other->owner || one->run_as != other->run_as ||
+        (one->database == NULL) != (other->database == NULL))
+        return false;
+    return one->database == NULL ||
+           (strcmp(one->database, other->database) == 0 && strcmp(one->command, other->command) == 0);
+}
+
+/* A job is not what it was: a run that was taken before its time, or is queued, and does not fit any more is called
+ * off. */
 static void
 call_off(const JobPlan *before, TimestampTz now)
 {
     const JobPlan *plan = find_plan(before->job->id);
     JobRuns runs;
+    bool same_work = plan != NULL && is_same_work(plan->job, before->job);
 
-    if (plan != NULL && plan->job->paused == before->job->paused &&
+    if (same_work && plan->job->paused == before->job->paused &&
         strcmp(plan->state.schedule, before->state.schedule) == 0 && strcmp(plan->state.zone, before->state.zone) == 0)
         return;
     dispatch_look(MyDatabaseId, before->job->id, false, &runs);
+    if (!same_work && runs.queued > 0)
+        (void)dispatch_cancel(MyDatabaseId, runs.queued_id);
     if (!runs.active || runs.started_at != 0 || runs.scheduled_for <= now)
         return;
-    if (plan == NULL || plan->job->paused || due_next(&plan->rule, now) != runs.scheduled_for)
+    if (!same_work || plan->job->paused || due_next(&plan->rule, now) != runs.scheduled_for)
         (void)dispatch_cancel(MyDatabaseId, runs.active_id);
 }
 
@@ -253,7 +273,7 @@ reload(TimestampTz now)
 
 /* The runs to be tried again are read anew. */
 static void
-reload_retries(void)
+reload_retries(TimestampTz now)
 {
     MemoryContext caller = CurrentMemoryContext;
 
@@ -301,6 +321,7 @@ judge_overlap(JobPlan *plan, TimestampTz due, TimestampTz now, JobRuns *runs, co
 {
     int64 ahead = now - GetCurrentTimestamp(); /* of the time of day, in tests */
     TimestampTz following;
+    bool late; /* the active run began, or will, after the slot's time: it did not overlap */
 
     if (!runs->active) {
         if (runs->queued_by_hand) {
@@ -315,16 +336,21 @@ judge_overlap(JobPlan *plan, TimestampTz due, TimestampTz now, JobRuns *runs, co
         return VERDICT_RUN;
     }
     *why = "the job's previous run was still at work";
+    late = runs->started_at == 0 || runs->started_at + ahead > due;
+    if (plan->rule.misfire == MISFIRE_ALL && late) {
+        plan->look_at = TimestampTzPlusMilliseconds(now, RETRY_MS);
+        return VERDICT_WAIT;
+    }
     if (plan->job->overlap == OVERLAP_QUEUE && runs->queued == 0)
         return VERDICT_RUN;
     if (runs->queued > 0) {
         *why = "another run of the job was queued already";
         return VERDICT_SKIP;
     }
-    if (runs->started_at != 0 && runs->started_at + ahead <= due)
+    if (!late)
         return VERDICT_SKIP;
     following = due_next(&plan->rule, due);
-    if (plan->rule.misfire != MISFIRE_ALL && following != 0 && following <= now)
+    if (following != 0 && following <= now)
         return VERDICT_SKIP;
     plan->look_at = following != 0 && following > now ? following : TimestampTzPlusMilliseconds(now, RETRY_MS);
     return VERDICT_WAIT;
@@ -371,8 +397,11 @@ decide(JobPlan *plan, TimestampTz now, Claims *claims)
     plan->rule.paused = plan->state.off_since != 0;
     if (plan->job->paused)
         return; /* what comes meanwhile is settled when it is resumed */
-    for (int i = 0; i < MOST_DECISIONS && !plan->runs; i++) {
-        Due due = due_step(&plan->rule, &plan->after.due, now, LEAD);
+    for (int i = 0; i < MOST_DECISIONS && !plan->runs && (i == 0 || slots_left > 0); i++) {
+        int most = (int)Max(Min(slots_left, DUE_MOST_SLOTS), 10);
+        Due due = due_step(&plan->rule, &plan->after.due, now, LEAD, most);
+
+        slots_left -= due.count;
 
         switch (due.kind) {
         case DUE_NOTHING:
@@ -439,6 +468,17 @@ decide_retries(TimestampTz now, Claims *claims, TimestampTz *next)
     }
 }
 
+/* What cannot be dispatched, also for an ERROR on the way, is found as queued in the history. */
+static void
+dispatch_claims(const Claims *claims)
+{
+    bool before = check_queued;
+
+    check_queued = true;
+    if (claims_dispatch(claims))
+        check_queued = before;
+}
+
 /* Decides, writes, and then dispatches. */
 static void
 take_due(TimestampTz now, TimestampTz *next)
@@ -449,6 +489,7 @@ take_due(TimestampTz now, TimestampTz *next)
     ListCell *cell;
 
     last = now;
+    slots_left = MOST_SLOTS;
     foreach (cell, plans) {
         JobPlan *plan = lfirst(cell);
 
@@ -482,16 +523,32 @@ take_due(TimestampTz now, TimestampTz *next)
         if (plan->changed)
             plan->state = plan->after;
     }
-    if (claims.cleared_jobs != NIL)
+    if (claims.cleared != NIL)
+        retries = NIL; /* read anew when the history tells of these; while it is locked they must not be taken again */
+    if (claims.cleared_jobs != NIL || claims.cleared != NIL)
         read_retries = true;
-    if (!claims_dispatch(&claims))
-        check_queued = true;
+    dispatch_claims(&claims);
+}
+
+/* Whether the next slot of a run's job has come, so that the run is not wanted any more. */
+static bool
+is_overtaken(const RunSpec *spec, TimestampTz now)
+{
+    const JobPlan *plan = find_plan(spec->job);
+    TimestampTz following;
+
+    if (spec->trigger != JOB_TRIGGER_SCHEDULE || plan == NULL || plan->rule.misfire == MISFIRE_ALL)
+        return false;
+    following = due_next(&plan->rule, spec->scheduled_for);
+    return following != 0 && following <= now;
 }
 
 /* Dispatches runs that were taken by an earlier scheduler, or when there was no room. */
 static void
 take_up_queued(TimestampTz now)
 {
+    static bool first = true; /* those of an earlier scheduler, which are wanted in any case */
+    bool full = false;
     MemoryContext step = CurrentMemoryContext;
     List *runs;
     ListCell *cell;
@@ -505,11 +562,19 @@ take_up_queued(TimestampTz now)
         RunSpec *spec = lfirst(cell);
         const Job *job = find_job(spec->job);
         RunRecord record = {.spec = *spec, .finished_at = now, .sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE};
+        RequestResult result;
         RunTicket ticket;
 
         if (job == NULL) {
             record.status = STATUS_CANCELLED;
             record.error = "the job is not scheduled any more";
+            ledger_add(&record);
+            continue;
+        }
+        if (!first && is_overtaken(spec, now)) {
+            record.status = STATUS_NO_WORKER;
+            record.error = "too many runs were on their way until the job was due again";
+            record.sqlstate = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
             ledger_add(&record);
             continue;
         }
@@ -521,9 +586,13 @@ take_up_queued(TimestampTz now)
             continue;
         }
         claims_fill_spec(spec, job);
-        if (dispatch_request(spec, false, &ticket) == REQUEST_NO_SLOT)
-            check_queued = true;
+        if (full)
+            continue;
+        result = dispatch_request(spec, false, &ticket);
+        full = result == REQUEST_NO_SLOT && !job->builtin;
+        check_queued = check_queued || (result != REQUEST_STARTED && result != REQUEST_QUEUED);
     }
+    first = false;
 }
 
 /* Goes on with the built-in jobs whose latest run was cut off by a crash or a shutdown. */
@@ -549,8 +618,8 @@ take_up_cut_off_runs(TimestampTz now)
     }
     if (claims_any(&claims)) {
         claims_write(&claims, now);
-        if (!claims_dispatch(&claims))
-            check_queued = true;
+        take_up_cut_off = false;
+        dispatch_claims(&claims);
     }
     take_up_cut_off = false;
 }
@@ -564,6 +633,8 @@ collect_unrecorded(void)
     while (dispatch_take_unrecorded(MyDatabaseId, &run)) {
         RunRecord record = {.spec = run.spec, .started_at = run.started_at, .finished_at = run.finished_at};
 
+        if (run.spec.extension != extension_last_seen())
+            continue; /* it was an earlier extension's */
         record.status = run.outcome.status;
         record.result = run.outcome.result;
         record.sqlstate = run.outcome.sqlstate;
@@ -625,6 +696,32 @@ warn_no_worker(const char *name)
                       errhint("Increase max_worker_processes.")));
 }
 
+/* A part of the step that another session's lock keeps from being done: it is done later, and the rest now. */
+static void
+unless_locked(void (*part)(TimestampTz now), TimestampTz now)
+{
+    MemoryContext step = CurrentMemoryContext;
+
+    if (ledger_is_blocked(now))
+        return;
+    PG_TRY();
+    {
+        part(now);
+    }
+    PG_CATCH();
+    {
+        if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE && geterrcode() != ERRCODE_QUERY_CANCELED)
+            PG_RE_THROW();
+        MemoryContextSwitchTo(step);
+        EmitErrorReport();
+        FlushErrorState();
+        xact_abort();
+        ledger_note_blocked(now);
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(step);
+}
+
 TimestampTz
 plans_step(TimestampTz now)
 {
@@ -633,21 +730,25 @@ plans_step(TimestampTz now)
 
     take_flags();
     if (read_jobs)
-        reload(now);
+        unless_locked(reload, now);
     collect_unrecorded();
     (void)ledger_flush(now);
-    if (read_retries && ledger_is_empty() && !ledger_is_blocked(now))
-        reload_retries();
-    settle_lost(now); /* what was cut off goes on before the next slot is taken */
+    if (read_retries && ledger_is_empty())
+        unless_locked(reload_retries, now);
+    if (check_lost || check_queued || take_up_cut_off)
+        unless_locked(settle_lost, now); /* what was cut off goes on before the next slot is taken */
     take_due(now, &next);
     note_earliest(&next, ledger_flush(now));
-    prune(now);
+    unless_locked(prune, now);
     if (dispatch_start_queued(starved)) {
         warn_no_worker(starved);
         note_earliest(&next, TimestampTzPlusMilliseconds(now, NO_WORKER_MS));
     } else
         warned_no_worker = false;
-    if (check_lost || check_queued || take_up_cut_off || read_retries || unpruned >= PRUNE_ROWS)
-        note_earliest(&next, TimestampTzPlusMilliseconds(now, ledger_is_blocked(now) ? RETRY_MS : SOON_MS));
+    if (read_jobs || check_lost || check_queued || take_up_cut_off ||
+        ((read_retries || unpruned >= PRUNE_ROWS) && ledger_is_blocked(now)))
+        note_earliest(&next, TimestampTzPlusMilliseconds(now, RETRY_MS));
+    else if (read_retries || unpruned >= PRUNE_ROWS)
+        note_earliest(&next, TimestampTzPlusMilliseconds(now, SOON_MS));
     return next;
 }

@@ -12,12 +12,15 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
+#include "miscadmin.h"
 #include "storage/dsm.h"
 
 #include "scheduler/history.h"
 #include "scheduler/run_slots.h"
 #include "server/settings.h"
 
+#define RESERVED_PROCESSES 5      /* launcher, scheduler, built-in jobs */
 #define STARTING_TIMEOUT_MS 15000 /* a worker that has not attached by then never will */
 
 bool
@@ -110,6 +113,11 @@ run_end(RunSlot *run, const RunOutcome *outcome, bool unrecorded)
         shared_wake(scheduler->process);
     if (run->waiters > 0 || run->unrecorded) {
         run->outcome = *outcome;
+        if (run->spec.encoding != GetDatabaseEncoding()) {
+            shared_make_ascii(run->outcome.message);
+            shared_make_ascii(run->outcome.detail);
+            shared_make_ascii(run->outcome.hint);
+        }
         run_set_state(run, RUN_FINISHED);
     } else
         run_set_state(run, RUN_FREE);
@@ -153,11 +161,29 @@ find_free(void)
     return kept;
 }
 
+/* Whether a user's job may have one more run on its way: no role may keep the others' jobs, or ours, from theirs. */
+static bool
+is_within_share(const RunSpec *spec)
+{
+    int all = 0;
+    int own = 0;
+
+    for (int i = 0; i < MAX_RUNS; i++) {
+        const RunSlot *run = &shared->runs[i];
+
+        if (run->state == RUN_FREE || job_is_builtin(run->spec.job))
+            continue;
+        all++;
+        own += run->spec.owner == spec->owner;
+    }
+    return all < MAX_RUNS - RESERVED_RUNS && own < MAX_RUNS_OF_ONE;
+}
+
 /* A free slot, made into a queued run; -1: all are taken. */
 int
 run_allocate(const RunSpec *spec)
 {
-    int slot = find_free();
+    int slot = job_is_builtin(spec->job) || is_within_share(spec) ? find_free() : -1;
 
     if (slot >= 0) {
         RunSlot *run = &shared->runs[slot];
@@ -196,13 +222,38 @@ run_reap_starting(void)
     }
 }
 
+/* How many runs of users' jobs may be at work: some processes are left to the built-in jobs, whatever the setting. */
+static int
+most_workers(void)
+{
+    return Min(setting_max_workers, Max(1, max_worker_processes - RESERVED_PROCESSES));
+}
+
+/* Whether an owner's runs have so many of the workers that the next one is to be left to others who wait. */
+static bool
+has_most_workers(Oid owner)
+{
+    int at_work = 0;
+    bool others = false;
+
+    for (int i = 0; i < MAX_RUNS; i++) {
+        const RunSlot *run = &shared->runs[i];
+
+        if (job_is_builtin(run->spec.job))
+            continue;
+        at_work += run_is_active(run) && run->spec.owner == owner;
+        others = others || (run->state == RUN_QUEUED && run->spec.owner != owner);
+    }
+    return others && at_work >= Max(1, most_workers() * 3 / 4);
+}
+
 /* Whether a queued run may start now, worker or not. */
 static bool
 may_start(const RunSlot *run, int users_at_work)
 {
     if (shared_is_released(run->spec.database) || shared_is_released(run->spec.run_database))
         return false;
-    if (!job_is_builtin(run->spec.job) && users_at_work >= setting_max_workers)
+    if (!job_is_builtin(run->spec.job) && (users_at_work >= most_workers() || has_most_workers(run->spec.owner)))
         return false;
     return run_find(run->spec.database, run->spec.job, false) < 0;
 }
@@ -228,7 +279,7 @@ run_find_startable(void)
 
             if (run->state != RUN_QUEUED || run->sequence <= tried)
                 continue;
-            if (users_at_work >= setting_max_workers && !job_is_builtin(run->spec.job))
+            if (users_at_work >= most_workers() && !job_is_builtin(run->spec.job))
                 continue;
             if (first < 0 || run->sequence < shared->runs[first].sequence)
                 first = i;

@@ -70,7 +70,8 @@ is_needed(void)
 {
     bool released;
     bool settings_changed;
-    bool installed;
+    static Oid extension = InvalidOid; /* the one that this process works for */
+    Oid installed;
     bool served;
 
     LWLockAcquire(shared->lock, LW_SHARED);
@@ -84,13 +85,15 @@ is_needed(void)
         return false;
 
     xact_begin("looking for the extension");
-    installed = extension_installed();
+    installed = extension_oid();
     served = setting_serves_database(get_database_name(MyDatabaseId));
     xact_commit();
-    if (!installed)
+    if (!OidIsValid(installed))
         end_state = SCHEDULER_ABSENT;
-    switched_off = installed && !served;
-    return installed && served;
+    if (!OidIsValid(extension))
+        extension = installed;
+    switched_off = installed == extension && !served;
+    return OidIsValid(installed) && installed == extension && served;
 }
 
 /* One step, surviving errors: a locked or damaged table delays what is recorded, never the other jobs. */
@@ -99,6 +102,7 @@ guarded_step(TimestampTz now, MemoryContext context)
 {
     volatile TimestampTz next = TimestampTzPlusMilliseconds(now, RETRY_MS);
 
+    MemoryContextSwitchTo(context); /* the end of a transaction leaves another one */
     PG_TRY();
     {
         next = plans_step(now);

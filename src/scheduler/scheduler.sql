@@ -26,6 +26,7 @@ CREATE TABLE apapacho_jobs.run (
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 ALTER SEQUENCE apapacho_jobs.run_id_seq OWNED BY apapacho_jobs.run.id;
 CREATE INDEX run_job_id_idx ON apapacho_jobs.run (job_id, id DESC);
+CREATE INDEX run_owner_idx ON apapacho_jobs.run ((owner::oid), id DESC);
 CREATE UNIQUE INDEX run_slot_idx ON apapacho_jobs.run (job_id, pass, scheduled_for, attempt) WHERE trigger <> 'manual';
 CREATE INDEX run_active_idx ON apapacho_jobs.run (id) WHERE status IN ('queued', 'running');
 CREATE INDEX run_retry_idx ON apapacho_jobs.run (retry_at) WHERE retry_at IS NOT NULL;
@@ -69,19 +70,25 @@ CREATE FUNCTION apapacho_jobs.prune_history(batch integer) RETURNS bigint
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
     AS $$
-        WITH settings AS (
+        WITH RECURSIVE settings AS (
             SELECT nullif(current_setting('apapacho_jobs.history_days')::integer, 0) AS days,
                 nullif(current_setting('apapacho_jobs.history_failed_days')::integer, 0) AS failed_days,
-                nullif(current_setting('apapacho_jobs.history_rows')::bigint, 0) AS rows
+                coalesce(nullif(current_setting('apapacho_jobs.history_rows')::bigint, 0), 9223372036854775807) AS rows
+        ), owners (owner) AS (
+            SELECT min(r.owner::oid) FROM apapacho_jobs.run AS r
+            UNION ALL
+            SELECT (SELECT min(r.owner::oid) FROM apapacho_jobs.run AS r WHERE r.owner::oid > o.owner) FROM owners AS o WHERE o.owner IS NOT NULL
         ), bounds AS (
-            SELECT now() - make_interval(days => days) AS before, now() - make_interval(days => failed_days) AS failed_before,
-                (SELECT max(id) FROM apapacho_jobs.run) - rows AS last_id,
-                (SELECT f.id FROM apapacho_jobs.run AS f WHERE f.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
-                 ORDER BY f.id DESC OFFSET coalesce(rows, 9223372036854775807) LIMIT 1) AS last_failed_id
-            FROM settings
+            SELECT o.owner, now() - make_interval(days => days) AS before, now() - make_interval(days => failed_days) AS failed_before,
+                (SELECT r.id FROM apapacho_jobs.run AS r WHERE r.owner::oid = o.owner ORDER BY r.id DESC OFFSET rows LIMIT 1) AS last_id,
+                (SELECT r.id FROM apapacho_jobs.run AS r
+                 WHERE r.owner::oid = o.owner AND r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
+                 ORDER BY r.id DESC OFFSET rows LIMIT 1) AS last_failed_id
+            FROM settings, owners AS o
+            WHERE o.owner IS NOT NULL
         ), old AS (
             SELECT r.id
-            FROM apapacho_jobs.run AS r, bounds AS b
+            FROM apapacho_jobs.run AS r JOIN bounds AS b ON b.owner = r.owner::oid
             WHERE r.finished_at IS NOT NULL AND r.retry_at IS NULL
                 AND CASE WHEN r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
                     THEN r.finished_at < b.failed_before OR r.id <= b.last_failed_id
@@ -96,7 +103,7 @@ CREATE FUNCTION apapacho_jobs.prune_history(batch integer) RETURNS bigint
         SELECT count(*) FROM deleted
     $$;
 COMMENT ON FUNCTION apapacho_jobs.prune_history(integer) IS
-    'deletes what apapacho_jobs.history_days, history_failed_days and history_rows do not keep, at most so many rows; each job''s last run stays';
+    'deletes what apapacho_jobs.history_days, history_failed_days and history_rows (of each owner) do not keep, at most so many rows; each job''s last run stays';
 REVOKE EXECUTE ON FUNCTION apapacho_jobs.prune_history(integer) FROM PUBLIC;
 
 CREATE FUNCTION apapacho_jobs.run_job(job text, wait boolean, arguments jsonb) RETURNS jsonb
@@ -204,6 +211,8 @@ CREATE FUNCTION apapacho_jobs.upcoming_slots(job_id bigint) RETURNS SETOF timest
         FROM apapacho_jobs.job_overview AS j
             CROSS JOIN LATERAL apapacho_jobs.next_slots(j.cron, j.time_zone, j.settled_until, 5) AS slot
         WHERE j.id = job_id AND j.running
+            -- the caller's role: the current one is the owner's in here
+            AND pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user::text ELSE current_setting('role') END, j.owner, 'USAGE')
     $$;
 COMMENT ON FUNCTION apapacho_jobs.upcoming_slots(bigint) IS 'the next five scheduled times of a job; what the view upcoming stands on';
 CREATE VIEW apapacho_jobs.upcoming WITH (security_invoker = true) AS

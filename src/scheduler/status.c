@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 #include "utils/json.h"
 #include "utils/jsonb.h"
+#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "scheduler/claims.h"
@@ -71,6 +72,12 @@ raise_not_started(const char *name, RequestResult result)
         ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
                         errmsg("job \"%s\" cannot be run: the database is being dropped or moved", name)));
         break;
+    case REQUEST_NO_SLOT:
+        ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                        errmsg("job \"%s\" cannot be run: too many runs are on their way", name),
+                        errdetail("All databases together have at most %d, of jobs of one owner %d.", MAX_RUNS,
+                                  MAX_RUNS_OF_ONE)));
+        break;
     default:
         ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                         errmsg("job \"%s\" cannot be run: no background worker is free", name),
@@ -97,9 +104,12 @@ request_arguments(FunctionCallInfo fcinfo)
 static Job *
 find_job(const char *name)
 {
-    Job *job = job_table_find(name, CurrentMemoryContext);
+    Job *job;
     char *why;
 
+    PushActiveSnapshot(GetLatestSnapshot()); /* rights are judged by what is, not by what the transaction sees */
+    job = job_table_find(name, CurrentMemoryContext);
+    PopActiveSnapshot();
     if (job == NULL || (!job->builtin && !has_privs_of_role(GetUserId(), job->owner)))
         job_unknown(name);
     if (!job->builtin && !job_table_valid_run_as(job, &why))
@@ -153,6 +163,8 @@ apapacho_run_job(PG_FUNCTION_ARGS)
     if (job->database != NULL && (spec.run_database = get_database_oid(job->database, false)) != MyDatabaseId) {
         require_scheduler(job);
         spec.command = claims_command(job);
+        if (spec.command == DSM_HANDLE_INVALID)
+            raise_not_started(job->name, REQUEST_NO_SLOT);
     }
 
     result = dispatch_request(&spec, wait, &ticket);

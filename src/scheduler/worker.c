@@ -17,6 +17,7 @@
 #include "access/xact.h"
 #include "lib/stringinfo.h"
 #include "libpq/pqsignal.h"
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -35,6 +36,8 @@
 #include "scheduler/dispatch.h"
 #include "scheduler/due.h"
 #include "scheduler/history.h"
+#include "scheduler/job_table.h"
+#include "scheduler/ledger.h"
 #include "scheduler/worker.h"
 #include "server/extension.h"
 #include "server/session.h"
@@ -43,12 +46,14 @@
 #define RECORDING_SECONDS 2  /* time to write down the interruption, in which further SIGTERMs change nothing */
 #define LOCK_TIMEOUT "500ms" /* for the history */
 #define SYNC_WAIT_MS 500
+#define ERROR_MAX_BYTES 65536
 #define LONGEST_WAIT_MS 5000   /* for the run's time; longer only where the clock has been set back */
 #define TIMEOUT_REPEAT_MS 1000 /* a job that catches the cancellation is cancelled again, */
 #define TIMEOUT_REPEATS 5      /* so often, and then its process is ended */
 
 static TimeoutId run_timeout;
-static volatile sig_atomic_t timed_out = 0; /* how often the run has been cancelled for taking too long */
+static volatile sig_atomic_t cancelled = false; /* somebody wants the run to end */
+static volatile sig_atomic_t timed_out = 0;     /* how often the run has been cancelled for taking too long */
 static timer_t termination_timer;
 static emit_log_hook_type previous_log_hook = NULL;
 
@@ -73,6 +78,14 @@ handle_terminate(SIGNAL_ARGS)
         SetLatch(MyLatch);
     }
     errno = saved_errno;
+}
+
+/* SIGINT: apapacho_cancel_run(), pg_cancel_backend(). */
+static void
+handle_cancel(SIGNAL_ARGS)
+{
+    cancelled = true;
+    StatementCancelHandler(postgres_signal_arg);
 }
 
 /* Keeps what a FATAL error says for those who wait for the run. */
@@ -125,31 +138,58 @@ history_abort(MemoryContext caller)
     xact_limit_sync_wait(0);
 }
 
-/* The command of a user's job: as the table has it now, provided that the job still runs as this process's role. */
+/* Much may have changed since the run was taken: within a transaction, it is checked that the owner may be the role. */
+static void
+require_valid_role(const RunSpec *spec)
+{
+    Job job = {.name = (char *)spec->name, .owner = spec->owner, .run_as = spec->role};
+
+    job_require_runnable(&job);
+}
+
+/* The command that came along, in this database's encoding; an ERROR if it cannot be had in that. */
+static char *
+attached_command(const RunSpec *spec, MemoryContext context)
+{
+    dsm_segment *segment = dsm_attach(spec->command);
+    char *text;
+    char *command;
+
+    if (segment == NULL)
+        elog(ERROR, "the command's segment is gone");
+    text = MemoryContextStrdup(context, dsm_segment_address(segment));
+    dsm_detach(segment);
+    StartTransactionCommand();
+    require_valid_role(spec);
+    command = MemoryContextStrdup(context, pg_any_to_server(text, (int)strlen(text), spec->encoding));
+    CommitTransactionCommand();
+    MemoryContextSwitchTo(context);
+    return command;
+}
+
+/* The command of a user's job: as the table has it now, provided that it is still its owner's and runs as this
+ * process's role. */
 static char *
 read_command(const RunSpec *spec, MemoryContext context)
 {
-    Oid types[2] = {INT8OID, OIDOID};
-    Datum values[2] = {Int64GetDatum(spec->job), ObjectIdGetDatum(spec->role)};
+    Oid types[3] = {INT8OID, OIDOID, OIDOID};
+    Datum values[3] = {Int64GetDatum(spec->job), ObjectIdGetDatum(spec->role), ObjectIdGetDatum(spec->owner)};
     MemoryContext caller = CurrentMemoryContext;
     char *command = NULL;
 
-    if (spec->command != DSM_HANDLE_INVALID) {
-        dsm_segment *segment = dsm_attach(spec->command);
-
-        if (segment == NULL)
-            elog(ERROR, "the command's segment is gone");
-        command = MemoryContextStrdup(context, dsm_segment_address(segment));
-        dsm_detach(segment);
-        return command;
-    }
+    if (spec->command != DSM_HANDLE_INVALID)
+        return attached_command(spec, context);
     history_begin("reading the command of a job");
-    if (spi_run("SELECT command FROM apapacho_jobs.job WHERE id OPERATOR(pg_catalog.=) $1 "
-                "AND run_as::pg_catalog.oid OPERATOR(pg_catalog.=) $2 AND database IS NULL",
-                2, types, values, NULL, true, 1) == 1)
+    if (spi_run(
+            "SELECT command FROM apapacho_jobs.job WHERE id OPERATOR(pg_catalog.=) $1 "
+            "AND run_as::pg_catalog.oid OPERATOR(pg_catalog.=) $2 AND owner::pg_catalog.oid OPERATOR(pg_catalog.=) $3 "
+            "AND database IS NULL",
+            3, types, values, NULL, true, 1) == 1)
         command = MemoryContextStrdup(context, spi_text(0, 1));
+    require_valid_role(spec);
     history_commit();
     MemoryContextSwitchTo(caller);
+    cancelled = cancelled || command == NULL;
     if (command == NULL)
         ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the job was changed before the run began")));
     return command;
@@ -175,6 +215,9 @@ record_start(const RunSpec *spec)
     {
         history_begin("recording the start of a run");
         extension_require();
+        if (extension_oid() != spec->extension)
+            ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+                            errmsg("the extension has been dropped since the run was asked for")));
         history_start(spec, expected_start(spec));
         history_commit();
     }
@@ -239,16 +282,30 @@ do_command(const char *command, MemoryContext context)
     return text.data;
 }
 
+static uint64
+jobs_generation(void)
+{
+    uint64 generation;
+
+    LWLockAcquire(shared->lock, LW_SHARED);
+    generation = shared->jobs_generation;
+    LWLockRelease(shared->lock);
+    return generation;
+}
+
 /* Does the job, when its time has come and within its limit. */
 static char *
 do_job(int slot, MemoryContext context)
 {
     RunSlot *run = &shared->runs[slot];
     bool builtin = job_is_builtin(run->spec.job);
+    uint64 generation = jobs_generation();
     char *command = builtin ? NULL : read_command(&run->spec, context);
     char *result;
 
     wait_until_due(&run->spec);
+    if (!builtin && jobs_generation() != generation)
+        command = read_command(&run->spec, context); /* it may have been changed meanwhile */
     dispatch_begin(slot, GetCurrentTimestamp());
     if (run->cancel_requested)
         ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the run was cancelled before it began")));
@@ -267,7 +324,18 @@ failure_status(const RunSlot *run, const ErrorData *error)
         return STATUS_INTERRUPTED;
     if (timed_out > 0 && error->sqlerrcode == ERRCODE_QUERY_CANCELED)
         return STATUS_TIMED_OUT;
-    return error->sqlerrcode == ERRCODE_QUERY_CANCELED ? STATUS_CANCELLED : STATUS_FAILED;
+    /* without that it was a statement_timeout, or an error of the job's own by that code */
+    return error->sqlerrcode == ERRCODE_QUERY_CANCELED && (cancelled || run->cancel_requested) ? STATUS_CANCELLED
+                                                                                               : STATUS_FAILED;
+}
+
+/* As much of a text as the history keeps. */
+static const char *
+limited(const char *text)
+{
+    int length = text != NULL ? (int)strlen(text) : 0;
+
+    return length > ERROR_MAX_BYTES ? pnstrdup(text, pg_mbcliplen(text, length, ERROR_MAX_BYTES)) : text;
 }
 
 /* Fills in the outcome of a run that ended in an error, and logs it. Returns the text for the history, palloc'ed. */
@@ -275,7 +343,9 @@ static char *
 report_failure(RunSlot *run, const ErrorData *error, RunOutcome *outcome)
 {
     const char *status = failure_status(run, error);
-    const char *message = error->message;
+    const char *message = limited(error->message);
+    const char *detail = limited(error->detail);
+    const char *hint = limited(error->hint);
     bool own_words = false;
     StringInfoData text;
 
@@ -289,8 +359,8 @@ report_failure(RunSlot *run, const ErrorData *error, RunOutcome *outcome)
     shared_copy_text(outcome->status, sizeof(outcome->status), status);
     shared_copy_text(outcome->message, sizeof(outcome->message), message);
     if (!own_words) {
-        shared_copy_text(outcome->detail, sizeof(outcome->detail), error->detail);
-        shared_copy_text(outcome->hint, sizeof(outcome->hint), error->hint);
+        shared_copy_text(outcome->detail, sizeof(outcome->detail), detail);
+        shared_copy_text(outcome->hint, sizeof(outcome->hint), hint);
     }
     outcome->sqlstate = error->sqlerrcode;
     ereport(LOG,
@@ -301,10 +371,10 @@ report_failure(RunSlot *run, const ErrorData *error, RunOutcome *outcome)
 
     initStringInfo(&text);
     appendStringInfoString(&text, message);
-    if (!own_words && error->detail != NULL)
-        appendStringInfo(&text, "\nDETAIL:  %s", error->detail);
-    if (!own_words && error->hint != NULL)
-        appendStringInfo(&text, "\nHINT:  %s", error->hint);
+    if (!own_words && detail != NULL)
+        appendStringInfo(&text, "\nDETAIL:  %s", detail);
+    if (!own_words && hint != NULL)
+        appendStringInfo(&text, "\nHINT:  %s", hint);
     return text.data;
 }
 
@@ -329,17 +399,22 @@ record_end(const RunSlot *run, const RunOutcome *outcome, const char *result, co
     PG_TRY();
     {
         history_begin("recording the end of a run");
-        history_finish(&record);
+        if (extension_oid() == run->spec.extension) /* another one has a history of its own */
+            history_upsert(&record);
         history_commit();
     }
     PG_CATCH();
     {
+        /* without the extension there is nothing to be recorded */
+        recorded = geterrcode() == ERRCODE_UNDEFINED_TABLE || geterrcode() == ERRCODE_UNDEFINED_SCHEMA;
         history_abort(caller);
-        recorded = false;
+        return recorded;
     }
     PG_END_TRY();
     MemoryContextSwitchTo(caller);
-    return recorded;
+    if (!session_terminating)
+        ledger_notify(&record);
+    return true;
 }
 
 /* The end of a run: of a failure, whether it is tried again. Returns whether the history is right about it. */
@@ -350,85 +425,6 @@ end_run(const RunSlot *run, const RunOutcome *outcome, const char *result, const
 
     *retry = retry_at != 0;
     return record_end(run, outcome, result, message, retry_at);
-}
-
-/* The process is told to go before the run has begun: it is queued again, in the history too, and the process ends. */
-static void
-give_back(const RunSlot *run)
-{
-    MemoryContext caller = CurrentMemoryContext;
-    RunRecord record = {.spec = run->spec, .status = STATUS_QUEUED};
-
-    if (run->spec.run_database == run->spec.database) {
-        PG_TRY();
-        {
-            history_begin("giving a run back");
-            history_upsert(&record);
-            history_commit();
-        }
-        PG_CATCH();
-        {
-            history_abort(caller);
-        }
-        PG_END_TRY();
-    }
-    proc_exit(0);
-}
-
-/* Returns whether the history is right about the run. */
-static bool
-do_run(int slot, RunOutcome *outcome, bool *retry)
-{
-    RunSlot *run = &shared->runs[slot];
-    MemoryContext context = AllocSetContextCreate(TopMemoryContext, "apapacho_jobs run", ALLOCSET_DEFAULT_SIZES);
-    MemoryContext caller = CurrentMemoryContext;
-    char *volatile result = NULL;
-    char *volatile message = NULL;
-    volatile bool started = false;
-    bool recorded;
-
-    memset(outcome, 0, sizeof(*outcome));
-    MemoryContextSwitchTo(context);
-    if (!session_terminating)
-        QueryCancelPending = false; /* a cancellation that came too late for the run before */
-    timed_out = 0;
-    job_begin();
-    PG_TRY();
-    {
-        if (run->spec.run_database == run->spec.database)
-            record_start(&run->spec);
-        started = true;
-        result = do_job(slot, context);
-        shared_copy_text(outcome->status, sizeof(outcome->status),
-                         job_was_stopped() ? STATUS_INTERRUPTED : STATUS_SUCCEEDED);
-        if (job_was_stopped())
-            message = "the jobs were switched off during the run";
-        if (strlen(result) < sizeof(outcome->result))
-            shared_copy_text(outcome->result, sizeof(outcome->result), result);
-    }
-    PG_CATCH();
-    {
-        ErrorData *error;
-
-        disable_timeout(run_timeout, false);
-        MemoryContextSwitchTo(context);
-        error = CopyErrorData();
-        FlushErrorState();
-        xact_abort();
-        xact_limit_sync_wait(0);
-        result = NULL;
-        if (session_terminating && run->started_at == 0 && run->spec.trigger != JOB_TRIGGER_MANUAL)
-            give_back(run);
-        message = report_failure(run, error, outcome);
-    }
-    PG_END_TRY();
-
-    MemoryContextSwitchTo(context);
-    *retry = false;
-    recorded = !started || end_run(run, outcome, result, message, retry);
-    MemoryContextSwitchTo(caller);
-    MemoryContextDelete(context);
-    return recorded;
 }
 
 /* Nothing of a user's run may be left for the next one. Failing that, there is none. */
@@ -457,6 +453,95 @@ reset_session(void)
     return done;
 }
 
+/*
+ * The process is told to go, or the job's row is locked, before the run has begun: it is queued again, in the history
+ * too, and the process ends.
+ */
+static void
+give_back(const RunSlot *run)
+{
+    MemoryContext caller = CurrentMemoryContext;
+    RunRecord record = {.spec = run->spec, .status = STATUS_QUEUED};
+
+    if (run->spec.run_database == run->spec.database) {
+        PG_TRY();
+        {
+            history_begin("giving a run back");
+            history_upsert(&record);
+            history_commit();
+        }
+        PG_CATCH();
+        {
+            history_abort(caller);
+        }
+        PG_END_TRY();
+    }
+    proc_exit(0);
+}
+
+/*
+ * Returns whether the history is right about the run. Tells besides whether it is to be tried again, and whether the
+ * session may be used for another one.
+ */
+static bool
+do_run(int slot, RunOutcome *outcome, bool *retry, bool *reusable)
+{
+    RunSlot *run = &shared->runs[slot];
+    MemoryContext context = AllocSetContextCreate(TopMemoryContext, "apapacho_jobs run", ALLOCSET_DEFAULT_SIZES);
+    MemoryContext caller = CurrentMemoryContext;
+    char *volatile result = NULL;
+    char *volatile message = NULL;
+    volatile bool installed = true;
+    bool recorded;
+
+    memset(outcome, 0, sizeof(*outcome));
+    MemoryContextSwitchTo(context);
+    if (!session_terminating)
+        QueryCancelPending = false; /* a cancellation that came too late for the run before */
+    cancelled = false;
+    timed_out = 0;
+    job_begin();
+    PG_TRY();
+    {
+        if (run->spec.run_database == run->spec.database)
+            record_start(&run->spec);
+        result = do_job(slot, context);
+        shared_copy_text(outcome->status, sizeof(outcome->status),
+                         job_was_stopped() ? STATUS_INTERRUPTED : STATUS_SUCCEEDED);
+        if (job_was_stopped())
+            message = "the jobs were switched off during the run";
+        if (strlen(result) < sizeof(outcome->result))
+            shared_copy_text(outcome->result, sizeof(outcome->result), result);
+    }
+    PG_CATCH();
+    {
+        ErrorData *error;
+
+        disable_timeout(run_timeout, false);
+        MemoryContextSwitchTo(context);
+        error = CopyErrorData();
+        FlushErrorState();
+        xact_abort();
+        xact_limit_sync_wait(0);
+        installed = error->sqlerrcode != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE || run->started_at != 0;
+        result = NULL;
+        if ((session_terminating || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE) && run->started_at == 0 &&
+            run->spec.trigger != JOB_TRIGGER_MANUAL)
+            give_back(run);
+        message = report_failure(run, error, outcome);
+    }
+    PG_END_TRY();
+
+    /* before anything is recorded: what the command has SET must not be in force then */
+    MemoryContextSwitchTo(context);
+    *reusable = reset_session();
+    *retry = false;
+    recorded = !installed || end_run(run, outcome, result, message, retry);
+    MemoryContextSwitchTo(caller);
+    MemoryContextDelete(context);
+    return recorded;
+}
+
 void
 apapacho_worker_main(Datum argument)
 {
@@ -466,6 +551,7 @@ apapacho_worker_main(Datum argument)
 
     memcpy(&sequence, MyBgworkerEntry->bgw_extra, sizeof(sequence));
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
+    pqsignal(SIGINT, handle_cancel);
     pqsignal(SIGTERM, handle_terminate);
     if (timer_create(CLOCK_MONOTONIC, &(struct sigevent){.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGTERM},
                      &termination_timer) != 0)
@@ -482,10 +568,10 @@ apapacho_worker_main(Datum argument)
 
     while (slot >= 0) {
         bool retry;
-        bool recorded = do_run(slot, &outcome, &retry);
-        bool go_on = reset_session() && !session_terminating;
+        bool reusable;
+        bool recorded = do_run(slot, &outcome, &retry, &reusable);
 
-        slot = dispatch_finish(slot, &outcome, recorded, retry, go_on);
+        slot = dispatch_finish(slot, &outcome, recorded, retry, reusable && !session_terminating);
         if (ConfigReloadPending) {
             ConfigReloadPending = false;
             ProcessConfigFile(PGC_SIGHUP);

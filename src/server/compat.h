@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "fmgr.h"
 #include "miscadmin.h"
@@ -103,6 +104,21 @@ compat_portal_run(Portal portal, DestReceiver *receiver, QueryCompletion *comple
     (void)PortalRun(portal, FETCH_ALL, true, receiver, receiver, completion);
 #else
     (void)PortalRun(portal, FETCH_ALL, true, true, receiver, receiver, completion);
+#endif
+}
+
+/* Starts a transaction to which no transaction_timeout of the session's (17 and later) applies. */
+static inline void
+compat_start_transaction(void)
+{
+#if PG_VERSION_NUM >= 170000
+    int timeout = TransactionTimeout;
+
+    TransactionTimeout = 0;
+    StartTransactionCommand();
+    TransactionTimeout = timeout;
+#else
+    StartTransactionCommand();
 #endif
 }
 

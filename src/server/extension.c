@@ -16,11 +16,26 @@
 
 #include "server/extension.h"
 
+static Oid last_seen = InvalidOid;
+
+Oid
+extension_oid(void)
+{
+    /* While its script runs the extension is in the catalog, but its tables are not there yet. */
+    last_seen = creating_extension ? InvalidOid : get_extension_oid("apapacho_jobs", true);
+    return last_seen;
+}
+
+Oid
+extension_last_seen(void)
+{
+    return last_seen;
+}
+
 bool
 extension_installed(void)
 {
-    /* While its script runs the extension is in the catalog, but its tables are not there yet. */
-    return !creating_extension && OidIsValid(get_extension_oid("apapacho_jobs", true));
+    return OidIsValid(extension_oid());
 }
 
 void

@@ -6,6 +6,12 @@
 
 #include "postgres.h"
 
+/* The extension as it is in the connected database; InvalidOid: it is not installed. Made anew it is another one. */
+Oid extension_oid(void);
+
+/* What extension_oid() said last in this process; needs no transaction. */
+Oid extension_last_seen(void);
+
 /* Whether CREATE EXTENSION apapacho_jobs has been done in this database; within a transaction. */
 bool extension_installed(void);
 

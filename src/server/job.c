@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "utils/builtins.h"
@@ -54,6 +55,8 @@ job_progress(int64 done, int64 total, const char *message)
     progress->done = done;
     progress->total = total;
     shared_copy_text(progress->message, sizeof(progress->message), message);
+    if (shared_my_run->spec.encoding != GetDatabaseEncoding())
+        shared_make_ascii(progress->message);
     LWLockRelease(shared->lock);
 }
 

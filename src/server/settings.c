@@ -367,9 +367,10 @@ define_scheduler_settings(void)
     define_cron(JOB_PAYOUT, "apapacho_jobs.payout_cron", "PAYOUT_CRON", "0 2 * * 0", assign_payout_cron);
     define_cron(JOB_CLEANUP, "apapacho_jobs.cleanup_cron", "CLEANUP_CRON", "0 3 * * *", assign_cleanup_cron);
     define_cron(JOB_RETRY, "apapacho_jobs.retry_cron", "RETRY_CRON", "0 * * * *", assign_retry_cron);
-    DefineCustomIntVariable("apapacho_jobs.max_workers", "Runs of users' jobs at work at once, in all databases.",
-                            "The built-in jobs are not counted. Each run needs one of max_worker_processes.",
-                            &setting_max_workers, 8, 1, MAX_RUNS / 2, PGC_SIGHUP, 0, NULL, NULL, NULL);
+    DefineCustomIntVariable(
+        "apapacho_jobs.max_workers", "Runs of users' jobs at work at once, in all databases.",
+        "The built-in jobs are not counted, and five of max_worker_processes are left to them and others.",
+        &setting_max_workers, 8, 1, MAX_RUNS / 2, PGC_SIGHUP, 0, NULL, NULL, NULL);
     define_string("apapacho_jobs.notify_channel", "Channel of the notification that is sent when a run fails.",
                   "Empty: none is sent.", &setting_notify_channel, "apapacho_jobs", PGC_SUSET, 0, check_channel, NULL,
                   NULL);
@@ -380,9 +381,10 @@ define_scheduler_settings(void)
     DefineCustomIntVariable("apapacho_jobs.history_failed_days", "Days that the history of failed runs is kept.",
                             "0 keeps them for ever, as far as apapacho_jobs.history_rows allows.", &history_failed_days,
                             365, 0, 36500, PGC_SUSET, 0, NULL, NULL, NULL);
-    DefineCustomIntVariable("apapacho_jobs.history_rows", "Rows of the history that are kept.",
-                            "The latest so many runs, and besides them as many failed ones. 0: no limit.",
-                            &history_rows, 100000, 0, INT_MAX, PGC_SUSET, 0, NULL, NULL, NULL);
+    DefineCustomIntVariable(
+        "apapacho_jobs.history_rows", "Rows of the history that are kept.",
+        "Of each owner of jobs the latest so many, and besides them as many failed runs. 0: no limit.", &history_rows,
+        100000, 0, INT_MAX, PGC_SUSET, 0, NULL, NULL, NULL);
 }
 
 static int

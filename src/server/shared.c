@@ -70,6 +70,15 @@ shared_copy_text(char *to, size_t size, const char *from)
 }
 
 void
+shared_make_ascii(char *text)
+{
+    for (; *text != '\0'; text++) {
+        if (IS_HIGHBIT_SET(*text))
+            *text = '?';
+    }
+}
+
+void
 shared_wake(int process)
 {
     if (process != NO_PROCESS)

@@ -18,10 +18,12 @@
 
 #include "server/job.h"
 
-#define MAX_SCHEDULERS 64 /* databases served at once */
-#define MAX_RUNS 512      /* runs queued, at work, or finished and not yet taken note of */
-#define MAX_RELEASED 8    /* databases that are being dropped or moved at once */
-#define MAX_POKES 32      /* databases that changed and that the launcher has not looked at yet */
+#define MAX_SCHEDULERS 64   /* databases served at once */
+#define MAX_RUNS 512        /* runs queued, at work, or finished and not yet taken note of */
+#define RESERVED_RUNS 128   /* of these, for built-in jobs */
+#define MAX_RUNS_OF_ONE 256 /* of these, for the jobs of one owner */
+#define MAX_RELEASED 8      /* databases that are being dropped or moved at once */
+#define MAX_POKES 32        /* databases that changed and that the launcher has not looked at yet */
 #define RUN_ARGUMENTS_SIZE 256
 #define RUN_STATUS_SIZE 16
 #define RUN_RESULT_SIZE 2048
@@ -82,6 +84,7 @@ typedef struct RunSpec {
     Oid run_database; /* the one that the worker connects to */
     Oid role;         /* whom the command runs as; InvalidOid: a built-in job, as ourselves */
     Oid owner;        /* the job's */
+    Oid extension;    /* the one that the job is of: made anew, it is another */
     JobTrigger trigger;
     Oid requested_by; /* by hand: who; else InvalidOid */
     TimestampTz scheduled_for;
@@ -91,6 +94,7 @@ typedef struct RunSpec {
     int64 retry_delay_ms;
     int64 retry_delay_max_ms;
     int64 timeout_ms;                   /* 0: none */
+    int encoding;                       /* of the job's database, which these texts and the history are in */
     dsm_handle command;                 /* for another database: the command's text, pinned; else DSM_HANDLE_INVALID */
     char arguments[RUN_ARGUMENTS_SIZE]; /* "" or a JSON object */
 } RunSpec;
@@ -130,6 +134,7 @@ typedef struct SharedState {
     Oid pokes[MAX_POKES];
     Oid released[MAX_RELEASED]; /* databases that are being dropped or moved: no scheduler for them, no run in them */
     uint64 last_sequence;       /* of RunSlot.sequence */
+    uint64 jobs_generation;     /* how often rows of apapacho_jobs.job have changed, in any database */
     SchedulerSlot schedulers[MAX_SCHEDULERS];
     RunSlot runs[MAX_RUNS];
 } SharedState;
@@ -147,6 +152,9 @@ void shared_wake(int process);
 
 /* Copies a text (NULL is ""); what does not fit is cut between two characters. */
 void shared_copy_text(char *to, size_t size, const char *from);
+
+/* Replaces every byte that is not ASCII by a question mark: for a text that goes to a database of another encoding. */
+void shared_make_ascii(char *text);
 
 /* Makes the launcher look which databases there are. */
 void shared_wake_launcher(void);

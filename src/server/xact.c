@@ -10,6 +10,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "replication/syncrep.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -61,7 +62,9 @@ xact_limit_sync_wait(int milliseconds)
 static void
 commit(void)
 {
-    bool limited = sync_wait_ms > 0 && !session_terminating;
+    /* only where it may come to a wait: the timer's signal wakes us even when it has been disabled by then */
+    bool limited = sync_wait_ms > 0 && !session_terminating && SyncRepStandbyNames != NULL &&
+                   SyncRepStandbyNames[0] != '\0' && TransactionIdIsValid(GetTopTransactionIdIfAny());
 
     if (limited) {
         sync_wait_over = false;
@@ -88,7 +91,7 @@ void
 xact_begin(const char *activity)
 {
     SetCurrentStatementStartTimestamp();
-    StartTransactionCommand();
+    compat_start_transaction();
     XactIsoLevel = XACT_READ_COMMITTED;
     XactReadOnly = false;
     XactDeferrable = false;
@@ -129,6 +132,12 @@ void
 xact_abort(void)
 {
     HOLD_INTERRUPTS();
+    if (sync_wait_timeout != MAX_TIMEOUTS) {
+        disable_timeout(sync_wait_timeout, false);
+        if (sync_wait_over && !session_terminating)
+            QueryCancelPending = false;
+        sync_wait_over = false;
+    }
     AbortCurrentTransaction(); /* closes SPI and drops the snapshots too */
     own_transaction = in_role = false;
     pgstat_report_stat(true);

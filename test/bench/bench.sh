@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# bench.sh [publishing] [payouts]: what these cost, beside a reference measured in the same run; both when none is named.
-# Run it as: test/sandbox.sh bash test/bench/bench.sh
+# bench.sh [publishing] [payouts] [scheduling]: what these cost, beside a reference measured in the same run; the first two when none is
+# named, since scheduling takes half an hour.
+# Run it as: test/sandbox.sh bash test/bench/bench.sh, with settings as: test/sandbox.sh env ROUNDS=5 bash test/bench/bench.sh payouts
 #
 # CREATORS=100000 PER_CREATOR=20 (payouts), EVENTS=20000 IN_FLIGHT=64 (publishing), ROUNDS=3 (of each; the median and the range are
 # printed). The receiver is nginx answering 204 where it is installed, else the tests' receiver. Prints ratios; decides nothing.
+#
+# Scheduling: beside pg_cron, which `test/setup.sh bench` installs. A round is a minute for each server and each of LOADS="1 10 200" jobs due at
+# once. Then IDLE_SECONDS=60 of idleness, a job every second for SECONDS_MEASURED=60, and RUNS=20000 runs by hand with HISTORY_ROWS=5000.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=test/lib.sh
 . "$here/../lib.sh"
+# shellcheck source=test/bench/scheduling.sh
+. "$here/scheduling.sh"
 [[ -n ${APAPACHO_BUILD:-} ]] || die "Run this as: test/sandbox.sh test/bench/bench.sh"
 creators=${CREATORS:-100000} per_creator=${PER_CREATOR:-20} events=${EVENTS:-20000} in_flight=${IN_FLIGHT:-64} rounds=${ROUNDS:-3}
 work=$TMPDIR/bench
@@ -15,7 +21,8 @@ receiver=
 
 finish() {
     [[ -z $receiver ]] || kill "$receiver" 2>/dev/null || true
-    pg_ctl stop -s -m immediate -D "$work/data" 2>/dev/null || true
+    [[ ! -e $work/data ]] || pg_ctl stop -s -m immediate -D "$work/data" 2>/dev/null || true
+    stop_scheduling_servers
 }
 trap finish EXIT
 
@@ -29,8 +36,9 @@ summary() {
 }
 median() { printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 
+# The server of publishing and payouts.
 start_server() {
-    mkdir -p "$work"
+    [[ ! -e $work/data ]] || return 0
     initdb -D "$work/data" -U postgres -A trust -E UTF8 >"$work/initdb.log"
     cat >>"$work/data/postgresql.conf" <<CONF
 listen_addresses = ''
@@ -62,6 +70,7 @@ watch_memory() {
 
 bench_payouts() {
     local ours=() reference=() round from watcher
+    start_server
     say "${bold}Payouts$plain: $creators creators, $((creators * per_creator)) transactions"
     sql -c "CREATE DATABASE data"
     sql -d data -c "CREATE EXTENSION apapacho_jobs" -c "SELECT apapacho_create_tables()" >"$work/tables.log"
@@ -125,6 +134,7 @@ CONF
 
 bench_publishing() {
     local ours=() reference=() single=() round from url seconds
+    start_server
     say "${bold}Publishing$plain: $events events with bodies of about 500 bytes, $in_flight in flight"
     gcc -O2 -Wall -Wno-deprecated-declarations -o "$work/load" "$here/load.c" -lcurl -lcrypto
     start_receiver
@@ -152,7 +162,8 @@ bench_publishing() {
 }
 
 (($# > 0)) || set -- publishing payouts
-start_server
+rm -rf "$work"
+mkdir -p "$work"
 for bench in "$@"; do
     "bench_$bench"
 done

@@ -340,7 +340,7 @@ sub wait_for_scheduler {
 
     local $Test::Builder::Level = $Test::Builder::Level + 1;
     return $self->wait_for(q{SELECT bool_and(ready) FROM (SELECT current_setting('apapacho_jobs.' || s.name || '_cron') = ''
-        OR (s.running AND s.next_run IS NOT NULL) AS ready FROM apapacho_job_status() AS s
+        OR (s.running AND s.next_run IS NOT NULL) AS ready FROM apapacho_job_status() AS s WHERE s.job_id <= 4
         UNION ALL SELECT count(*) = 1 FROM pg_stat_activity
         WHERE backend_type = 'apapacho_jobs scheduler' AND datname = current_database()) AS r},
         "database $database is served", $database);

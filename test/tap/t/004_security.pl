@@ -56,6 +56,7 @@ subtest 'nor reach the extension\'s tables' => sub {
         is($node->ask("SELECT * FROM $table", role => 'ordinary'), '', "$table shows the jobs of others to nobody");
         $tables =~ s/\b$table\b//;
     }
+    $tables =~ s/\bapapacho_jobs.job_id_seq\b//; # may be read, for pg_dump; says no more than how many jobs there were
     isnt($node->ask('SELECT count(*) FROM apapacho_jobs.run'), '0', 'though there are some');
     for my $table (split(' ', $tables)) {
         like($node->error_of("SELECT * FROM $table", role => 'ordinary'), qr/ERROR:  42501: permission denied/, $table);
