@@ -13,6 +13,7 @@
 #include "scheduler/claims.h"
 #include "scheduler/dispatch.h"
 #include "scheduler/ledger.h"
+#include "scheduler/run_slots.h"
 #include "server/extension.h"
 #include "server/xact.h"
 
@@ -234,23 +235,24 @@ claims_write(Claims *claims, TimestampTz now)
     }
 }
 
-/* A run in another database that cannot be dispatched is over: its command is not in the history for later. */
+/* A run that cannot be dispatched, nor later: one in another database, since its command is not in the history. */
 static void
-note_not_started(const Claim *claim)
+note_not_started(const Claim *claim, const char *status, const char *error)
 {
     RunRecord record = claim->record;
 
-    record.status = STATUS_NO_WORKER;
+    record.status = status;
+    record.error = error;
     record.finished_at = GetCurrentTimestamp();
     record.sqlstate = ERRCODE_OBJECT_IN_USE;
-    record.error =
-        "the run could not be started: its database is being dropped or moved, or too many runs are on their way";
     ledger_add(&record);
 }
 
 bool
 claims_dispatch(const Claims *claims)
 {
+    static const char not_started[] =
+        "the run could not be started: its database is being dropped or moved, or too many runs are on their way";
     bool all = true;
     ListCell *cell;
 
@@ -264,7 +266,7 @@ claims_dispatch(const Claims *claims)
         if (spec.run_database != MyDatabaseId) {
             spec.command = claims_command(claim->job);
             if (spec.command == DSM_HANDLE_INVALID) {
-                note_not_started(claim);
+                note_not_started(claim, STATUS_NO_WORKER, not_started);
                 continue;
             }
         }
@@ -272,12 +274,16 @@ claims_dispatch(const Claims *claims)
         case REQUEST_STARTED:
         case REQUEST_QUEUED:
             break;
+        case REQUEST_OVERLAP:
+            run_release_command(spec.command);
+            note_not_started(claim, STATUS_SKIPPED, "a run by hand was waiting to begin");
+            break;
         default:
             if (spec.command == DSM_HANDLE_INVALID)
                 all = false;
             else {
-                dsm_unpin_segment(spec.command);
-                note_not_started(claim);
+                run_release_command(spec.command);
+                note_not_started(claim, STATUS_NO_WORKER, not_started);
             }
         }
     }

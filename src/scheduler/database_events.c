@@ -10,6 +10,7 @@
 
 #include "access/xact.h"
 #include "catalog/objectaccess.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_extension.h"
 #include "commands/dbcommands.h"
 #include "commands/defrem.h"
@@ -19,6 +20,7 @@
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "tcop/utility.h"
+#include "utils/acl.h"
 #include "utils/wait_event.h"
 
 #include "scheduler/database_events.h"
@@ -133,11 +135,16 @@ static bool
 changes_setting(Node *statement)
 {
     VariableSetStmt *set = NULL;
+    RoleSpec *role;
 
     if (IsA(statement, AlterDatabaseSetStmt))
         set = ((AlterDatabaseSetStmt *)statement)->setstmt;
-    else if (IsA(statement, AlterRoleSetStmt))
-        set = ((AlterRoleSetStmt *)statement)->setstmt;
+    else if (IsA(statement, AlterRoleSetStmt)) {
+        /* schedulers go by those of all roles, and of their own */
+        role = ((AlterRoleSetStmt *)statement)->role;
+        if (role == NULL || get_rolespec_oid(role, true) == BOOTSTRAP_SUPERUSERID)
+            set = ((AlterRoleSetStmt *)statement)->setstmt;
+    }
     return set != NULL && (set->name == NULL || pg_strncasecmp(set->name, "apapacho_jobs.", 14) == 0 ||
                            pg_strcasecmp(set->name, "timezone") == 0);
 }

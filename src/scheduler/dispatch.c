@@ -24,7 +24,8 @@
 
 #define PATIENCE_MS 2000    /* with which a run by hand waits for a background worker, */
 #define PATIENCE_TICK_MS 50 /* looking so often */
-#define WAIT_TICK_MS 1000   /* how often a waiting backend looks for trouble */
+#define HISTORY_BLOCKED_MS 2000
+#define WAIT_TICK_MS 1000 /* how often a waiting backend looks for trouble */
 
 /* Asks the postmaster for the worker of a run in state STARTING; without shared->lock. */
 static bool
@@ -50,6 +51,7 @@ dispatch_start_queued(char *starved)
 {
     for (;;) {
         char name[NAMEDATALEN];
+        char shown[NAMEDATALEN];
         uint64 sequence = 0;
         int64 job = 0;
         int slot;
@@ -66,7 +68,12 @@ dispatch_start_queued(char *starved)
         LWLockRelease(shared->lock);
         if (slot < 0)
             return false;
-        if (!register_worker(slot, sequence, job_is_builtin(job) ? job_definitions[job - 1].long_name : name)) {
+        /* everybody can see it: users' jobs go by their number */
+        if (job_is_builtin(job))
+            strlcpy(shown, job_definitions[job - 1].long_name, sizeof(shown));
+        else
+            snprintf(shown, sizeof(shown), "job %lld", (long long)job);
+        if (!register_worker(slot, sequence, shown)) {
             RunSlot *run = &shared->runs[slot];
             SchedulerSlot *scheduler;
 
@@ -183,6 +190,8 @@ dispatch_request(const RunSpec *spec, bool wait, RunTicket *ticket)
         result = REQUEST_RELEASED;
     else if (spec->trigger == JOB_TRIGGER_MANUAL)
         result = request_by_hand(spec, &slot);
+    else if (run_find(spec->database, spec->job, true) >= 0)
+        result = REQUEST_OVERLAP;
     else if ((slot = run_allocate(spec)) < 0)
         result = REQUEST_NO_SLOT;
     if (result == REQUEST_QUEUED) {
@@ -349,6 +358,31 @@ dispatch_take_unrecorded(Oid database, UnrecordedRun *taken)
     }
     LWLockRelease(shared->lock);
     return found;
+}
+
+void
+dispatch_note_history_blocked(Oid database)
+{
+    SchedulerSlot *scheduler;
+
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    scheduler = scheduler_find(database);
+    if (scheduler != NULL)
+        scheduler->history_blocked_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), HISTORY_BLOCKED_MS);
+    LWLockRelease(shared->lock);
+}
+
+bool
+dispatch_history_is_blocked(Oid database)
+{
+    SchedulerSlot *scheduler;
+    bool blocked;
+
+    LWLockAcquire(shared->lock, LW_SHARED);
+    scheduler = scheduler_find(database);
+    blocked = scheduler != NULL && GetCurrentTimestamp() < scheduler->history_blocked_until;
+    LWLockRelease(shared->lock);
+    return blocked;
 }
 
 void

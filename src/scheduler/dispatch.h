@@ -19,15 +19,15 @@ typedef struct RunTicket {
 typedef enum RequestResult {
     REQUEST_STARTED,   /* a worker has been asked for */
     REQUEST_QUEUED,    /* waits for the job's present run to end (or joined one that does), or for a worker */
-    REQUEST_OVERLAP,   /* by hand: another run with other arguments is queued */
+    REQUEST_OVERLAP,   /* another run is queued; by hand: one with other arguments */
     REQUEST_NO_WORKER, /* by hand: no background worker was free */
     REQUEST_NO_SLOT,   /* more runs than shared memory has room for */
     REQUEST_RELEASED   /* the database is being dropped or moved */
 } RequestResult;
 
 /*
- * Asks for a run. At most one run of a job is at work in a database. One by hand that finds a queued one joins it; a
- * scheduled one is queued whatever there is: its scheduler has looked before (dispatch_look). `wait`: the caller will
+ * Asks for a run. At most one run of a job is at work in a database, and one is queued. One by hand that finds a queued
+ * one joins it. `wait`: the caller will
  * call dispatch_wait().
  */
 RequestResult dispatch_request(const RunSpec *spec, bool wait, RunTicket *ticket);
@@ -85,6 +85,13 @@ typedef struct UnrecordedRun {
 
 /* In the scheduler: the next such run of its database; false: none. It is the caller's from then on. */
 bool dispatch_take_unrecorded(Oid database, UnrecordedRun *run);
+
+/*
+ * The history of a database has been found locked: for a while, its workers leave their rows to the scheduler, which
+ * keeps them in memory. dispatch_history_is_blocked() says whether that is so.
+ */
+void dispatch_note_history_blocked(Oid database);
+bool dispatch_history_is_blocked(Oid database);
 
 /* Sends SIGTERM to the workers that are at work in a database. */
 void dispatch_terminate(Oid database);

@@ -57,7 +57,7 @@ due_next(const DueRule *rule, TimestampTz after)
     int64_t next;
 
     if (rule->schedule.kind == CRON_KIND_REBOOT)
-        return after < rule->server_start ? rule->server_start : 0;
+        return after != rule->server_start ? rule->server_start : 0; /* also when the clock is behind the last start */
     if (!cron_next(&rule->schedule, &cron_zone, to_unix_seconds(after), &next))
         return 0;
     return (next - EPOCH_SECONDS) * USECS_PER_SEC;
@@ -150,11 +150,13 @@ due_step(const DueRule *rule, DueState *state, TimestampTz now, int64 lead, int 
         state->pass++;
     }
     first = due_next(rule, state->settled);
+    if (rule->schedule.kind == CRON_KIND_REBOOT && first != 0 && !rule->paused)
+        return (Due){.kind = DUE_RUN, .first = first, .last = first, .count = 1};
     if (first == 0 || first > now + (rule->paused ? 0 : lead))
         return (Due){.kind = DUE_NOTHING, .first = first};
     if (rule->paused)
         return slots_until(rule, DUE_PAUSED, first, now, most);
-    if (now - first > DUE_GRACE && rule->schedule.kind != CRON_KIND_REBOOT)
+    if (now - first > DUE_GRACE)
         return misfired(rule, first, now, most);
     return (Due){.kind = DUE_RUN, .first = first, .last = first, .count = 1};
 }

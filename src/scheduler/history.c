@@ -265,7 +265,9 @@ history_queued_runs(MemoryContext context)
     Oid types[2] = {INT8OID, INT8ARRAYOID};
     Datum values[2] = {Int64GetDatum(history_next_id()), active_ids()};
     List *runs = NIL;
-    uint64 count = spi_run(sql, 2, types, values, NULL, true, 0);
+    /* not read-only: with a snapshot from after active_ids(), or a run that has just ended would look as if it had not
+     * begun */
+    uint64 count = spi_run(sql, 2, types, values, NULL, false, 0);
 
     for (uint64 i = 0; i < count; i++) {
         char *name = spi_text(i, SPEC_COUNT + 1);

@@ -6,6 +6,7 @@
 #include "miscadmin.h"
 #include "utils/memutils.h"
 
+#include "scheduler/dispatch.h"
 #include "scheduler/ledger.h"
 #include "server/xact.h"
 
@@ -185,6 +186,7 @@ void
 ledger_note_blocked(TimestampTz now)
 {
     blocked_until = TimestampTzPlusMilliseconds(now, BLOCKED_MS);
+    dispatch_note_history_blocked(MyDatabaseId);
 }
 
 int

@@ -31,7 +31,8 @@
 #define MOST_SLOTS 20000  /* for all jobs in one step, and a few for each: some 50 ms */
 #define PRUNE_ROWS 1000   /* the history is pruned after so many new rows, */
 #define PRUNE_MS 3600000  /* or so long */
-#define PRUNE_BATCH 5000
+#define PRUNE_BATCH 2000
+#define PRUNE_SPACE_MS 400 /* not when a job is to be looked at sooner */
 
 #define LEAD (LEAD_MS * INT64CONST(1000))
 
@@ -179,7 +180,9 @@ make_plan(const Job *job, TimestampTz now, MemoryContext context)
         strcmp(plan->state.zone, zone) != 0) {
         plan->state.schedule = MemoryContextStrdup(context, text);
         plan->state.zone = MemoryContextStrdup(context, zone);
-        if (!taken_early(&plan->state.due, now))
+        if (plan->rule.schedule.kind == CRON_KIND_REBOOT)
+            plan->state.due.settled = PgStartTime;
+        else if (!taken_early(&plan->state.due, now))
             plan->state.due.settled = now;
         plan->state.off_since = 0;
         changed = true;
@@ -310,7 +313,7 @@ give_up_queued(int64 id)
     ledger_add(&record);
 }
 
-typedef enum Verdict { VERDICT_RUN, VERDICT_SKIP, VERDICT_WAIT } Verdict;
+typedef enum Verdict { VERDICT_RUN, VERDICT_SKIP, VERDICT_OVERTAKEN, VERDICT_WAIT } Verdict;
 
 /*
  * The slot is due and other runs of the job are on their way. It overlaps when the previous run was at work at the
@@ -351,7 +354,7 @@ judge_overlap(JobPlan *plan, TimestampTz due, TimestampTz now, JobRuns *runs, co
         return VERDICT_SKIP;
     following = due_next(&plan->rule, due);
     if (following != 0 && following <= now)
-        return VERDICT_SKIP;
+        return VERDICT_OVERTAKEN;
     plan->look_at = following != 0 && following > now ? following : TimestampTzPlusMilliseconds(now, RETRY_MS);
     return VERDICT_WAIT;
 }
@@ -375,6 +378,13 @@ decide_run(JobPlan *plan, const Due *due, TimestampTz now, Claims *claims)
             return false;
         case VERDICT_SKIP:
             claims_add_slots(claims, plan->job, due, plan->after.due.pass, STATUS_SKIPPED, why);
+            return true;
+        case VERDICT_OVERTAKEN:
+            if (plan->rule.misfire == MISFIRE_SKIP)
+                claims_add_slots(claims, plan->job, due, plan->after.due.pass, STATUS_MISSED,
+                                 "the job's runs were late, and its next time had come");
+            else
+                claims_add_slots(claims, plan->job, due, plan->after.due.pass, STATUS_COALESCED, NULL);
             return true;
         case VERDICT_RUN:
             break;
@@ -523,7 +533,7 @@ take_due(TimestampTz now, TimestampTz *next)
         if (plan->changed)
             plan->state = plan->after;
     }
-    if (claims.cleared != NIL)
+    if (claims.cleared != NIL || claims.cleared_jobs != NIL)
         retries = NIL; /* read anew when the history tells of these; while it is locked they must not be taken again */
     if (claims.cleared_jobs != NIL || claims.cleared != NIL)
         read_retries = true;
@@ -589,7 +599,7 @@ take_up_queued(TimestampTz now)
         if (full)
             continue;
         result = dispatch_request(spec, false, &ticket);
-        full = result == REQUEST_NO_SLOT && !job->builtin;
+        full = result == REQUEST_NO_SLOT && !job->builtin; /* an overlap: it is tried again */
         check_queued = check_queued || (result != REQUEST_STARTED && result != REQUEST_QUEUED);
     }
     first = false;
@@ -739,7 +749,8 @@ plans_step(TimestampTz now)
         unless_locked(settle_lost, now); /* what was cut off goes on before the next slot is taken */
     take_due(now, &next);
     note_earliest(&next, ledger_flush(now));
-    unless_locked(prune, now);
+    if (next == 0 || next > now + PRUNE_SPACE_MS * INT64CONST(1000) || unpruned > 10 * PRUNE_ROWS)
+        unless_locked(prune, now);
     if (dispatch_start_queued(starved)) {
         warn_no_worker(starved);
         note_earliest(&next, TimestampTzPlusMilliseconds(now, NO_WORKER_MS));

@@ -36,6 +36,7 @@ void
 process_setup(void)
 {
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
+    pqsignal(SIGINT, SIG_IGN); /* there is nothing to be cancelled */
     pqsignal(SIGTERM, handle_terminate);
     BackgroundWorkerUnblockSignals();
 }

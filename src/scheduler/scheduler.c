@@ -16,6 +16,7 @@
 
 #include "scheduler/due.h"
 #include "scheduler/history.h"
+#include "scheduler/ledger.h"
 #include "scheduler/plans.h"
 #include "scheduler/process.h"
 #include "scheduler/scheduler.h"
@@ -78,11 +79,9 @@ is_needed(void)
     released = shared_is_released(MyDatabaseId);
     settings_changed = slot->settings_changed;
     LWLockRelease(shared->lock);
-    if (released || settings_changed)
-        return false; /* a process takes up the settings of its database when it starts */
     switched_off = !setting_enabled;
-    if (switched_off)
-        return false;
+    if (released || switched_off || settings_changed)
+        return false; /* a process takes up the settings of its database when it starts */
 
     xact_begin("looking for the extension");
     installed = extension_oid();
@@ -94,6 +93,28 @@ is_needed(void)
         extension = installed;
     switched_off = installed == extension && !served;
     return OidIsValid(installed) && installed == extension && served;
+}
+
+/* The same, surviving errors: a locked catalog says nothing about it. */
+static bool
+is_needed_guarded(MemoryContext context)
+{
+    volatile bool needed = true;
+
+    PG_TRY();
+    {
+        needed = is_needed();
+    }
+    PG_CATCH();
+    {
+        MemoryContextSwitchTo(context);
+        EmitErrorReport();
+        FlushErrorState();
+        xact_abort();
+    }
+    PG_END_TRY();
+    MemoryContextSwitchTo(context);
+    return needed;
 }
 
 /* One step, surviving errors: a locked or damaged table delays what is recorded, never the other jobs. */
@@ -151,7 +172,7 @@ apapacho_scheduler_main(Datum argument)
     context = AllocSetContextCreate(TopMemoryContext, "apapacho_jobs cycle", ALLOCSET_DEFAULT_SIZES);
     MemoryContextSwitchTo(context);
 
-    while (!process_should_exit() && is_needed()) {
+    while (!process_should_exit() && is_needed_guarded(context)) {
         TimestampTz now = clock_now();
         TimestampTz next = guarded_step(now, context);
 
@@ -161,6 +182,8 @@ apapacho_scheduler_main(Datum argument)
         MemoryContextSwitchTo(context);
         MemoryContextReset(context);
     }
+    if (!process_should_exit())
+        (void)ledger_flush(clock_now());
     if (switched_off)
         note_switched_off();
     proc_exit(0);

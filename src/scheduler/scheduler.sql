@@ -27,6 +27,8 @@ CREATE TABLE apapacho_jobs.run (
 ALTER SEQUENCE apapacho_jobs.run_id_seq OWNED BY apapacho_jobs.run.id;
 CREATE INDEX run_job_id_idx ON apapacho_jobs.run (job_id, id DESC);
 CREATE INDEX run_owner_idx ON apapacho_jobs.run ((owner::oid), id DESC);
+CREATE INDEX run_failed_idx ON apapacho_jobs.run ((owner::oid), id DESC) WHERE status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker');
+CREATE INDEX run_finished_idx ON apapacho_jobs.run (finished_at) WHERE status IN ('succeeded', 'cancelled', 'skipped', 'missed', 'coalesced', 'paused');
 CREATE UNIQUE INDEX run_slot_idx ON apapacho_jobs.run (job_id, pass, scheduled_for, attempt) WHERE trigger <> 'manual';
 CREATE INDEX run_active_idx ON apapacho_jobs.run (id) WHERE status IN ('queued', 'running');
 CREATE INDEX run_retry_idx ON apapacho_jobs.run (retry_at) WHERE retry_at IS NOT NULL;
@@ -79,24 +81,33 @@ CREATE FUNCTION apapacho_jobs.prune_history(batch integer) RETURNS bigint
             UNION ALL
             SELECT (SELECT min(r.owner::oid) FROM apapacho_jobs.run AS r WHERE r.owner::oid > o.owner) FROM owners AS o WHERE o.owner IS NOT NULL
         ), bounds AS (
-            SELECT o.owner, now() - make_interval(days => days) AS before, now() - make_interval(days => failed_days) AS failed_before,
+            SELECT o.owner,
                 (SELECT r.id FROM apapacho_jobs.run AS r WHERE r.owner::oid = o.owner ORDER BY r.id DESC OFFSET rows LIMIT 1) AS last_id,
-                (SELECT r.id FROM apapacho_jobs.run AS r
-                 WHERE r.owner::oid = o.owner AND r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
+                (SELECT r.id FROM apapacho_jobs.run AS r WHERE r.owner::oid = o.owner AND r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
                  ORDER BY r.id DESC OFFSET rows LIMIT 1) AS last_failed_id
             FROM settings, owners AS o
             WHERE o.owner IS NOT NULL
+        ), too_many (id) AS (
+            -- along indexes, from the bounds on: what is kept is not looked at
+            SELECT r.id FROM apapacho_jobs.run AS r, settings
+            WHERE r.finished_at < now() - make_interval(days => days) AND r.status IN ('succeeded', 'cancelled', 'skipped', 'missed', 'coalesced', 'paused')
+            UNION ALL
+            SELECT r.id FROM owners AS o, settings, apapacho_jobs.run AS r
+            WHERE r.owner::oid = o.owner AND r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker') AND r.finished_at < now() - make_interval(days => failed_days)
+            UNION ALL
+            SELECT r.id FROM bounds AS b, apapacho_jobs.run AS r
+            WHERE r.owner::oid = b.owner AND r.id <= b.last_id AND r.status IN ('succeeded', 'cancelled', 'skipped', 'missed', 'coalesced', 'paused')
+            UNION ALL
+            SELECT r.id FROM bounds AS b, apapacho_jobs.run AS r
+            WHERE r.owner::oid = b.owner AND r.id <= b.last_failed_id AND r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
         ), old AS (
-            SELECT r.id
-            FROM apapacho_jobs.run AS r JOIN bounds AS b ON b.owner = r.owner::oid
-            WHERE r.finished_at IS NOT NULL AND r.retry_at IS NULL
-                AND CASE WHEN r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
-                    THEN r.finished_at < b.failed_before OR r.id <= b.last_failed_id
-                    ELSE r.finished_at < b.before OR r.id <= b.last_id END
+            SELECT DISTINCT r.id
+            FROM too_many AS t JOIN apapacho_jobs.run AS r ON r.id = t.id
+            WHERE r.retry_at IS NULL
                 AND (r.started_at IS NULL OR EXISTS (
                     SELECT FROM apapacho_jobs.run AS later
                     WHERE later.job_id = r.job_id AND later.id > r.id AND later.started_at IS NOT NULL))
-            ORDER BY r.id LIMIT batch
+            LIMIT batch
         ), deleted AS (
             DELETE FROM apapacho_jobs.run AS r USING old WHERE r.id = old.id RETURNING 1
         )

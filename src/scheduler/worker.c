@@ -43,8 +43,8 @@
 #include "server/session.h"
 #include "server/xact.h"
 
-#define RECORDING_SECONDS 2  /* time to write down the interruption, in which further SIGTERMs change nothing */
-#define LOCK_TIMEOUT "500ms" /* for the history */
+#define RECORDING_SECONDS 2          /* time to write down the interruption, in which further SIGTERMs change nothing */
+#define HISTORY_LOCK_TIMEOUT "500ms" /* for the history */
 #define SYNC_WAIT_MS 500
 #define ERROR_MAX_BYTES 65536
 #define LONGEST_WAIT_MS 5000   /* for the run's time; longer only where the clock has been set back */
@@ -84,7 +84,9 @@ handle_terminate(SIGNAL_ARGS)
 static void
 handle_cancel(SIGNAL_ARGS)
 {
-    cancelled = true;
+    /* a statement_timeout or lock_timeout comes by the same signal */
+    if (!get_timeout_indicator(STATEMENT_TIMEOUT, false) && !get_timeout_indicator(LOCK_TIMEOUT, false))
+        cancelled = true;
     StatementCancelHandler(postgres_signal_arg);
 }
 
@@ -117,7 +119,8 @@ history_begin(const char *activity)
 {
     xact_limit_sync_wait(SYNC_WAIT_MS);
     xact_begin(activity);
-    (void)set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+    (void)set_config_option("lock_timeout", HISTORY_LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+                            false);
 }
 
 static void
@@ -199,8 +202,8 @@ read_command(const RunSpec *spec, MemoryContext context)
 static TimestampTz
 expected_start(const RunSpec *spec)
 {
-    TimestampTz now = GetCurrentTimestamp();
     int64 left = spec->trigger == JOB_TRIGGER_SCHEDULE ? spec->scheduled_for - clock_now() : 0;
+    TimestampTz now = GetCurrentTimestamp();
 
     return left > 0 && left <= LONGEST_WAIT_MS * INT64CONST(1000) ? now + left : now;
 }
@@ -211,6 +214,8 @@ record_start(const RunSpec *spec)
 {
     MemoryContext caller = CurrentMemoryContext;
 
+    if (dispatch_history_is_blocked(spec->database))
+        return;
     PG_TRY();
     {
         history_begin("recording the start of a run");
@@ -226,6 +231,7 @@ record_start(const RunSpec *spec)
         if (geterrcode() != ERRCODE_LOCK_NOT_AVAILABLE)
             PG_RE_THROW();
         history_abort(caller);
+        dispatch_note_history_blocked(spec->database);
     }
     PG_END_TRY();
     MemoryContextSwitchTo(caller);
@@ -394,7 +400,7 @@ record_end(const RunSlot *run, const RunOutcome *outcome, const char *result, co
                         .retry_at = retry_at};
     volatile bool recorded = true;
 
-    if (run->spec.run_database != run->spec.database)
+    if (run->spec.run_database != run->spec.database || dispatch_history_is_blocked(run->spec.database))
         return false;
     PG_TRY();
     {
@@ -407,6 +413,8 @@ record_end(const RunSlot *run, const RunOutcome *outcome, const char *result, co
     {
         /* without the extension there is nothing to be recorded */
         recorded = geterrcode() == ERRCODE_UNDEFINED_TABLE || geterrcode() == ERRCODE_UNDEFINED_SCHEMA;
+        if (geterrcode() == ERRCODE_LOCK_NOT_AVAILABLE)
+            dispatch_note_history_blocked(run->spec.database);
         history_abort(caller);
         return recorded;
     }

@@ -49,11 +49,12 @@ typedef struct SchedulerSlot {
     bool ready;  /* the schedules are in force */
     bool poked;  /* shared_poke() named the database since the launcher asked for the process */
     /* What the scheduler is to look at; set by others, cleared by it. */
-    bool jobs_changed;     /* rows of apapacho_jobs.job */
-    bool settings_changed; /* settings of the database or of a role */
-    bool lost_runs;        /* a worker ended without recording its run */
-    bool retries_changed;  /* a run has failed and is to be tried again */
-    int ended_runs;        /* workers have written so many rows since the scheduler last looked */
+    bool jobs_changed;                 /* rows of apapacho_jobs.job */
+    bool settings_changed;             /* settings of the database or of a role */
+    bool lost_runs;                    /* a worker ended without recording its run */
+    bool retries_changed;              /* a run has failed and is to be tried again */
+    TimestampTz history_blocked_until; /* the history is locked: until then nobody tries to write it */
+    int ended_runs;                    /* workers have written so many rows since the scheduler last looked */
 } SchedulerSlot;
 
 /* The states of a run; dispatch.c makes every change of state. */
@@ -134,7 +135,9 @@ typedef struct SharedState {
     Oid pokes[MAX_POKES];
     Oid released[MAX_RELEASED]; /* databases that are being dropped or moved: no scheduler for them, no run in them */
     uint64 last_sequence;       /* of RunSlot.sequence */
-    uint64 jobs_generation;     /* how often rows of apapacho_jobs.job have changed, in any database */
+    TimestampTz
+        no_sync_wait_until; /* a synchronous standby was waited for in vain; read and written without the lock */
+    uint64 jobs_generation; /* how often rows of apapacho_jobs.job have changed, in any database */
     SchedulerSlot schedulers[MAX_SCHEDULERS];
     RunSlot runs[MAX_RUNS];
 } SharedState;

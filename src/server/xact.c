@@ -19,6 +19,7 @@
 
 #include "server/compat.h"
 #include "server/session.h"
+#include "server/shared.h"
 #include "server/xact.h"
 
 PG_FUNCTION_INFO_V1(apapacho_in_worker);
@@ -36,7 +37,6 @@ static bool in_role = false;
 static int sync_wait_ms = 0;
 static TimeoutId sync_wait_timeout = MAX_TIMEOUTS;
 static volatile sig_atomic_t sync_wait_over = false;
-static TimestampTz no_sync_wait_until = 0;
 
 #define NO_SYNC_WAIT_MS 60000 /* after a wait in vain: for how long there is none */
 
@@ -75,7 +75,7 @@ commit(void)
         disable_timeout(sync_wait_timeout, false);
         if (sync_wait_over) {
             QueryCancelPending = false;
-            no_sync_wait_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), NO_SYNC_WAIT_MS);
+            shared->no_sync_wait_until = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), NO_SYNC_WAIT_MS);
         }
     }
 }
@@ -84,7 +84,7 @@ commit(void)
 static bool
 skips_sync_wait(void)
 {
-    return session_terminating || (sync_wait_ms > 0 && GetCurrentTimestamp() < no_sync_wait_until);
+    return session_terminating || (sync_wait_ms > 0 && GetCurrentTimestamp() < shared->no_sync_wait_until);
 }
 
 void

@@ -47,7 +47,9 @@ subtest 'after its promotion it runs jobs, and goes on with what was cut off' =>
 };
 
 subtest 'a synchronous standby that does not answer holds up no shutdown' => sub {
-    $standby->reconfigure(synchronous_standby_names => 'nobody');
+    # The history does not wait for it long, but the job's own commit does.
+    $standby->ask(q{INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload) VALUES ('e', 'A', '1', 'T', '{}')});
+    $standby->reconfigure(synchronous_standby_names => 'nobody', 'apapacho_jobs.outbox_cron' => '1 seconds');
     $standby->wait_for(q{SELECT count(*) > 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker' AND wait_event = 'SyncRep'},
         'a run waits for the standby');
     my $started = time();
