@@ -483,6 +483,18 @@ dispatch_terminate(Oid database)
 }
 
 bool
+dispatch_any_queued(Oid database)
+{
+    bool any = false;
+
+    LWLockAcquire(shared->lock, LW_SHARED);
+    for (int i = 0; i < MAX_RUNS; i++)
+        any = any || (shared->runs[i].state == RUN_QUEUED && shared->runs[i].spec.database == database);
+    LWLockRelease(shared->lock);
+    return any;
+}
+
+bool
 dispatch_any(Oid database)
 {
     bool any = false;

@@ -96,6 +96,9 @@ bool dispatch_history_is_blocked(Oid database);
 /* Sends SIGTERM to the workers that are at work in a database. */
 void dispatch_terminate(Oid database);
 
+/* Whether any run of a database's jobs waits to begin. */
+bool dispatch_any_queued(Oid database);
+
 /* Whether any run is at work in a database, or about to be. */
 bool dispatch_any(Oid database);
 

@@ -298,6 +298,19 @@ note_earliest(TimestampTz *next, TimestampTz at)
         *next = at;
 }
 
+/* A run waits for a background worker: says so, once. */
+static void
+warn_no_worker(const char *name)
+{
+    if (warned_no_worker)
+        return;
+    warned_no_worker = true;
+    ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
+                      errmsg("job \"%s\" is due, but no background worker is free", name),
+                      errdetail("It is tried again until the next time that the job is due."),
+                      errhint("Increase apapacho_jobs.max_workers, max_worker_processes, or both.")));
+}
+
 /* An earlier run of the job still waits for a background worker: its time is over. */
 static void
 give_up_queued(int64 id)
@@ -306,6 +319,7 @@ give_up_queued(int64 id)
 
     if (!dispatch_withdraw(MyDatabaseId, id, &record.spec))
         return;
+    warn_no_worker(record.spec.name);
     record.status = STATUS_NO_WORKER;
     record.finished_at = GetCurrentTimestamp();
     record.error = "no background worker was free";
@@ -475,6 +489,8 @@ decide_retries(TimestampTz now, Claims *claims, TimestampTz *next)
         claims_add_run(claims, job, JOB_TRIGGER_RETRY, retry->spec.scheduled_for, retry->spec.pass,
                        retry->spec.attempt + 1, retry->spec.arguments);
         read_retries = true;
+        if (plan != NULL)
+            plan->runs = true; /* another one of the job waits for the next step */
     }
 }
 
@@ -503,6 +519,7 @@ take_due(TimestampTz now, TimestampTz *next)
     foreach (cell, plans) {
         JobPlan *plan = lfirst(cell);
 
+        plan->runs = false;
         if (plan->settled && !set_back && (plan->look_at == 0 || now < plan->look_at)) {
             note_earliest(next, plan->look_at);
             continue;
@@ -693,19 +710,6 @@ prune(TimestampTz now)
     pruned_at = now;
 }
 
-/* A run waits for a background worker: says so, once. */
-static void
-warn_no_worker(const char *name)
-{
-    if (warned_no_worker)
-        return;
-    warned_no_worker = true;
-    ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
-                      errmsg("job \"%s\" is due, but no background worker is free", name),
-                      errdetail("It is tried again until the next time that the job is due."),
-                      errhint("Increase max_worker_processes.")));
-}
-
 /* A part of the step that another session's lock keeps from being done: it is done later, and the rest now. */
 static void
 unless_locked(void (*part)(TimestampTz now), TimestampTz now)
@@ -754,7 +758,7 @@ plans_step(TimestampTz now)
     if (dispatch_start_queued(starved)) {
         warn_no_worker(starved);
         note_earliest(&next, TimestampTzPlusMilliseconds(now, NO_WORKER_MS));
-    } else
+    } else if (warned_no_worker && !dispatch_any_queued(MyDatabaseId))
         warned_no_worker = false;
     if (read_jobs || check_lost || check_queued || take_up_cut_off ||
         ((read_retries || unpruned >= PRUNE_ROWS) && ledger_is_blocked(now)))

@@ -19,6 +19,7 @@
 #include "storage/latch.h"
 #include "tcop/tcopprot.h"
 #include "utils/guc.h"
+#include "utils/timeout.h"
 #include "utils/wait_event.h"
 
 #include "scheduler/process.h"
@@ -32,11 +33,19 @@ handle_terminate(SIGNAL_ARGS)
     die(postgres_signal_arg); /* a transaction may wait: for a lock, or at its commit for a standby */
 }
 
+/* lock_timeout comes by this signal; for pg_cancel_backend() there is nothing to be cancelled. */
+static void
+handle_cancel(SIGNAL_ARGS)
+{
+    if (get_timeout_indicator(LOCK_TIMEOUT, false))
+        StatementCancelHandler(postgres_signal_arg);
+}
+
 void
 process_setup(void)
 {
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
-    pqsignal(SIGINT, SIG_IGN); /* there is nothing to be cancelled */
+    pqsignal(SIGINT, handle_cancel);
     pqsignal(SIGTERM, handle_terminate);
     BackgroundWorkerUnblockSignals();
 }

@@ -534,8 +534,11 @@ do_run(int slot, RunOutcome *outcome, bool *retry, bool *reusable)
         installed = error->sqlerrcode != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE || run->started_at != 0;
         result = NULL;
         if ((session_terminating || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE) && run->started_at == 0 &&
-            run->spec.trigger != JOB_TRIGGER_MANUAL)
+            run->spec.trigger != JOB_TRIGGER_MANUAL) {
+            ereport(LOG, (errcode(error->sqlerrcode),
+                          errmsg("job \"%s\" did not begin and is queued again: %s", run->spec.name, error->message)));
             give_back(run);
+        }
         message = report_failure(run, error, outcome);
     }
     PG_END_TRY();
