@@ -588,7 +588,8 @@ take_up_queued(TimestampTz now)
     foreach (cell, runs) {
         RunSpec *spec = lfirst(cell);
         const Job *job = find_job(spec->job);
-        RunRecord record = {.spec = *spec, .finished_at = now, .sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE};
+        RunRecord record = {
+            .spec = *spec, .finished_at = GetCurrentTimestamp(), .sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE};
         RequestResult result;
         RunTicket ticket;
 

@@ -196,7 +196,7 @@ subtest 'time zones of their own, on the days when the clock is changed' => sub 
 subtest 'pg_dump and restore' => sub {
     my $file = $node->basedir . '/dump.sql';
     my $jobs = q{SELECT string_agg(j::text, E'\n' ORDER BY id) FROM apapacho_jobs.job AS j WHERE NOT builtin};
-    schedule($node, 'tick', 'SELECT 1', schedule => '* * * * * *', role => 'ben');
+    schedule($node, 'tick', 'SELECT 1', schedule => '@every 1s', role => 'ben');
     schedule($node, 'hourly', trace('hourly'), schedule => "$minute * * * *", overlap => 'queue', timeout => '90 s', retries => 2);
     schedule($node, 'sleeping', trace('sleeping'), schedule => '@every 2s', time_zone => 'Europe/Berlin');
     $node->ask(q{SELECT apapacho_pause_job('sleeping')}, role => 'ana');
