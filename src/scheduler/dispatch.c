@@ -351,6 +351,7 @@ dispatch_take_unrecorded(Oid database, UnrecordedRun *taken)
         taken->spec = run->spec;
         taken->started_at = run->started_at;
         taken->finished_at = run->state_since;
+        taken->pid = run->pid;
         taken->outcome = run->outcome;
         run->unrecorded = false;
         if (run->waiters == 0)
@@ -406,7 +407,7 @@ blocking_worker(const RunSlot *run)
     int active;
 
     if (run->state != RUN_QUEUED)
-        return run->pid;
+        return run->state == RUN_FINISHED ? 0 : run->pid;
     active = run_find(run->spec.database, run->spec.job, false);
     return active >= 0 ? shared->runs[active].pid : 0;
 }

@@ -80,6 +80,7 @@ typedef struct UnrecordedRun {
     RunSpec spec;
     TimestampTz started_at;
     TimestampTz finished_at;
+    pid_t pid; /* the worker's; 0: there was none */
     RunOutcome outcome;
 } UnrecordedRun;
 

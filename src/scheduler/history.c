@@ -218,7 +218,8 @@ history_mark_lost(void)
     static const char message[] =
         "the run's process ended without reporting: the server crashed, or the process was killed";
     static const char sql[] =
-        "UPDATE apapacho_jobs.run AS r SET status = 'crashed', finished_at = pg_catalog.clock_timestamp(), error = $3, "
+        "UPDATE apapacho_jobs.run AS r SET status = 'crashed', "
+        "finished_at = GREATEST(pg_catalog.clock_timestamp(), r.started_at), error = $3, "
         "sqlstate = 'XX000', retry_at = (SELECT pg_catalog.clock_timestamp() FROM apapacho_jobs.job AS j "
         "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' "
         "AND j.retries OPERATOR(pg_catalog.>=) r.attempt AND NOT j.builtin) "

@@ -45,6 +45,7 @@ typedef struct KnownDatabase {
     bool absent;  /* the extension is not installed; a poke says when that may have changed */
     TimestampTz retry_at;
     int retry_ms;
+    bool was_off; /* the schedules were switched off until now, of which no scheduler knows yet */
 } KnownDatabase;
 
 static HTAB *known;
@@ -94,6 +95,7 @@ know(Oid database)
         entry->absent = false;
         entry->retry_at = 0;
         entry->retry_ms = 0;
+        entry->was_off = false;
     }
     return entry;
 }
@@ -171,7 +173,10 @@ list_databases(void)
     while ((entry = hash_seq_search(&sequence)) != NULL) {
         if (!entry->present)
             (void)hash_search(known, &entry->database, HASH_REMOVE, NULL);
+        else if (shared->was_off)
+            entry->was_off = true;
     }
+    shared->was_off = !setting_enabled;
 }
 
 /* A scheduler has ended: when may its database have another? */
@@ -183,6 +188,7 @@ note_end(const SchedulerSlot *slot, TimestampTz now)
 
     /* a poke while it was looking: what it saw may be out of date */
     entry->absent = slot->state == SCHEDULER_ABSENT && !slot->poked;
+    entry->was_off = slot->was_off;
     entry->retry_ms = steady || entry->retry_ms == 0 ? RETRY_MS : Min(entry->retry_ms * 2, LONGEST_RETRY_MS);
     entry->retry_at =
         slot->poked ? 0 : TimestampTzPlusMilliseconds(now, entry->absent ? ABSENT_RETRY_MS : entry->retry_ms);
@@ -213,8 +219,9 @@ collect_ended(TimestampTz now)
 
 /* A slot for the database's scheduler; -1: it has one, may not have one now, or none is free (*full). */
 static int
-allocate(Oid database, TimestampTz now, bool *full)
+allocate(const KnownDatabase *entry, TimestampTz now, bool *full)
 {
+    Oid database = entry->database;
     int found = -1;
     bool has = false;
 
@@ -236,6 +243,7 @@ allocate(Oid database, TimestampTz now, bool *full)
         slot->database = database;
         slot->launched_at = now;
         slot->process = NO_PROCESS;
+        slot->was_off = entry->was_off;
     }
     LWLockRelease(shared->lock);
     return found;
@@ -266,7 +274,7 @@ try_launch(KnownDatabase *entry, TimestampTz now, int *starting)
 {
     static bool warned = false;
     bool full;
-    int slot = allocate(entry->database, now, &full);
+    int slot = allocate(entry, now, &full);
 
     if (full) {
         if (!warned)

@@ -187,7 +187,7 @@ make_plan(const Job *job, TimestampTz now, MemoryContext context)
         plan->state.off_since = 0;
         changed = true;
     }
-    if (job->paused && plan->state.off_since == 0) {
+    if ((job->paused || slot->was_off) && plan->state.off_since == 0) {
         plan->state.off_since = now;
         changed = true;
     }
@@ -271,6 +271,7 @@ reload(TimestampTz now)
     plans_context = context;
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
     slot->ready = true;
+    slot->was_off = false;
     LWLockRelease(shared->lock);
 }
 
@@ -659,7 +660,8 @@ collect_unrecorded(void)
     UnrecordedRun run;
 
     while (dispatch_take_unrecorded(MyDatabaseId, &run)) {
-        RunRecord record = {.spec = run.spec, .started_at = run.started_at, .finished_at = run.finished_at};
+        RunRecord record = {
+            .spec = run.spec, .started_at = run.started_at, .finished_at = run.finished_at, .pid = run.pid};
 
         if (run.spec.extension != extension_last_seen())
             continue; /* it was an earlier extension's */

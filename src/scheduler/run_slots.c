@@ -105,7 +105,6 @@ run_end(RunSlot *run, const RunOutcome *outcome, bool unrecorded)
 {
     SchedulerSlot *scheduler = scheduler_find(run->spec.database);
 
-    run->pid = 0;
     run->process = NO_PROCESS;
     run->progress.known = false;
     run->unrecorded = unrecorded;

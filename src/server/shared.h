@@ -45,9 +45,11 @@ typedef struct SchedulerSlot {
     SchedulerState state;
     Oid database; /* set by the launcher, as launched_at */
     TimestampTz launched_at;
-    int process; /* the scheduler's number in the process array, or NO_PROCESS; set by the scheduler */
-    bool ready;  /* the schedules are in force */
-    bool poked;  /* shared_poke() named the database since the launcher asked for the process */
+    int process;  /* the scheduler's number in the process array, or NO_PROCESS; set by the scheduler */
+    bool ready;   /* the schedules are in force */
+    bool poked;   /* shared_poke() named the database since the launcher asked for the process */
+    bool was_off; /* apapacho_jobs.enabled was off before; set by the launcher, cleared by the scheduler when it has
+                     noted it */
     /* What the scheduler is to look at; set by others, cleared by it. */
     bool jobs_changed;                 /* rows of apapacho_jobs.job */
     bool settings_changed;             /* settings of the database or of a role */
@@ -119,7 +121,7 @@ typedef struct RunSlot {
     bool unrecorded;        /* FINISHED: the history does not know the outcome yet; the scheduler sees to it */
     bool wake_scheduler;    /* it waits for the end of this run */
     int waiters;            /* backends that wait for the outcome */
-    pid_t pid;              /* the worker's */
+    pid_t pid;              /* the worker's; FINISHED: it may be gone */
     int process;
     RunProgress progress; /* written by the worker */
 
@@ -131,6 +133,7 @@ typedef struct SharedState {
     LWLock *lock;
     int launcher;  /* the launcher's process, or NO_PROCESS */
     bool poke_all; /* more databases changed than fit into pokes */
+    bool was_off;  /* apapacho_jobs.enabled is off, or was until now; the launcher's, which may be started anew */
     int poke_count;
     Oid pokes[MAX_POKES];
     Oid released[MAX_RELEASED]; /* databases that are being dropped or moved: no scheduler for them, no run in them */

@@ -90,8 +90,11 @@ sub problems_of_runs {
         WITH found AS (
             SELECT r.id, t.ctid AS tick, r.job, r.status
             FROM apapacho_jobs.run AS r JOIN ticks AS t ON t.job = r.job AND (r.pid IS NULL OR r.pid = t.pid)
-                AND CASE WHEN r.pid IS NULL AND r.status = 'crashed' THEN t.clock BETWEEN r.started_at AND r.started_at + interval '2 s'
-                    ELSE t.at BETWEEN r.started_at AND r.finished_at END
+                AND (r.pid IS NOT NULL AND t.at BETWEEN r.started_at AND r.finished_at
+                    -- one in another database that crashed has not told when it began: only when it was to
+                    OR r.pid IS NULL AND t.at BETWEEN r.started_at - interval '50 ms' AND r.finished_at
+                        AND NOT EXISTS (SELECT FROM apapacho_jobs.run AS o WHERE o.job = t.job AND o.pid = t.pid
+                            AND t.at BETWEEN o.started_at AND o.finished_at))
         ), counted AS (
             SELECT r.id, r.job, r.status, count(f.id)
             FROM apapacho_jobs.run AS r LEFT JOIN found AS f ON f.id = r.id

@@ -127,16 +127,23 @@ subtest 'times when the schedules are off, or a job is paused' => sub {
     $node->reconfigure('apapacho_jobs.enabled' => 'on', 'apapacho_jobs.debug_clock_offset' => hours(3));
     is_deeply(ledger(1, 1, @jobs), { map { $_ => '1 3 paused' } @jobs }, 'are recorded as such');
 
+    # no scheduler could write down that they are
+    $node->stop('immediate');
+    $node->configure('apapacho_jobs.enabled' => 'off');
+    $node->start;
+    $node->reconfigure('apapacho_jobs.enabled' => 'on', 'apapacho_jobs.debug_clock_offset' => hours(6));
+    is_deeply(ledger(4, 1, @jobs), { map { $_ => '4 3 paused' } @jobs }, 'also when they were switched off while the server was stopped');
+
     $node->ask("SELECT apapacho_pause_job('$_')", role => 'ana') for qw(once all);
     $node->wait_for(q{SELECT count(*) = 2 FROM apapacho_job_status() WHERE NOT running AND name IN ('once', 'all')}, 'paused');
-    $node->reconfigure('apapacho_jobs.debug_clock_offset' => hours(6));
-    is_deeply(ledger(4, 1, qw(skip window)), { skip => '4 3 missed', window => '4 2 missed, 6 1 succeeded' }, 'others are as ever');
-    $node->ask("SELECT apapacho_resume_job('$_')", role => 'ana') for qw(once all);
-    is_deeply(ledger(4, 1, qw(once all)), { once => '4 3 paused', all => '4 3 paused' }, 'paused ones too');
-
     $node->reconfigure('apapacho_jobs.debug_clock_offset' => hours(9));
-    is_deeply(ledger(7, 1, @jobs), { skip => '7 3 missed', once => '7 2 coalesced, 9 1 succeeded',
-        all => '7 1 succeeded, 8 1 succeeded, 9 1 succeeded', window => '7 2 missed, 9 1 succeeded' }, 'then it goes on');
+    is_deeply(ledger(7, 1, qw(skip window)), { skip => '7 3 missed', window => '7 2 missed, 9 1 succeeded' }, 'others are as ever');
+    $node->ask("SELECT apapacho_resume_job('$_')", role => 'ana') for qw(once all);
+    is_deeply(ledger(7, 1, qw(once all)), { once => '7 3 paused', all => '7 3 paused' }, 'paused ones too');
+
+    $node->reconfigure('apapacho_jobs.debug_clock_offset' => hours(12));
+    is_deeply(ledger(10, 1, @jobs), { skip => '10 3 missed', once => '10 2 coalesced, 12 1 succeeded',
+        all => '10 1 succeeded, 11 1 succeeded, 12 1 succeeded', window => '10 2 missed, 12 1 succeeded' }, 'then it goes on');
     unschedule_all($node);
 };
 
