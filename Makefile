@@ -35,6 +35,7 @@ SERVER_OBJS = \
 	src/server/settings.o \
 	src/server/shared.o \
 	src/server/user_tables.o \
+	src/server/wake.o \
 	src/server/xact.o
 
 SCHEDULER_OBJS = \
@@ -61,8 +62,10 @@ SCHEDULER_OBJS = \
 OUTBOX_OBJS = \
 	src/outbox/claim.o \
 	src/outbox/cleanup.o \
+	src/outbox/commit.o \
 	src/outbox/console.o \
 	src/outbox/events.o \
+	src/outbox/hand.o \
 	src/outbox/printable.o \
 	src/outbox/publisher.o \
 	src/outbox/record.o \

@@ -18,11 +18,10 @@
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/guc.h"
-#include "utils/hsearch.h"
 #include "utils/jsonb.h"
 #include "utils/memutils.h"
 
-#include "outbox/batch.h"
+#include "outbox/hand.h"
 #include "server/settings.h"
 #include "server/user_tables.h"
 #include "server/xact.h"
@@ -163,9 +162,15 @@ column_text(HeapTuple row, TupleDesc columns, int column)
     return text != NULL ? text : pstrdup("");
 }
 
+static uint64
+hash_text(const char *text)
+{
+    return hash_bytes_extended((const unsigned char *)text, (int)strlen(text), 0);
+}
+
 /* Copies a row into the current context. Returns the number of its bytes. */
 static size_t
-read_event(OutboxEvent *event, HeapTuple row, TupleDesc columns)
+read_event(OutboxEvent *event, char *id, HeapTuple row, TupleDesc columns)
 {
     bool is_null;
     MessageFields *message = &event->message;
@@ -173,11 +178,11 @@ read_event(OutboxEvent *event, HeapTuple row, TupleDesc columns)
 
     memset(event, 0, sizeof(*event));
     event->state = OUTBOX_CLAIMED;
-    event->successor = -1;
-    event->id = column_text(row, columns, COL_ID);
+    event->id = id;
     event->aggregate_type = column_text(row, columns, COL_AGGREGATE_TYPE);
     event->aggregate_id = column_text(row, columns, COL_AGGREGATE_ID);
     event->type = column_text(row, columns, COL_TYPE);
+    event->aggregate = hash_combine64(hash_text(event->aggregate_type), hash_text(event->aggregate_id));
     event->created_at = DatumGetTimestamp(SPI_getbinval(row, columns, COL_CREATED_AT, &is_null));
     event->retry_count = DatumGetInt32(SPI_getbinval(row, columns, COL_RETRY_COUNT, &is_null));
     event->place = *(ItemPointer)DatumGetPointer(SPI_getbinval(row, columns, COL_PLACE, &is_null));
@@ -197,28 +202,32 @@ read_event(OutboxEvent *event, HeapTuple row, TupleDesc columns)
            strlen(event->aggregate_id) + strlen(event->type);
 }
 
-/* Reads the cursor into the batch, whose array has room for limit + TIE_ROWS events. */
+/* Reads the cursor into the batch, whose array has room for limit + TIE_ROWS events; what is in hand is left out. */
 static void
-read_events(OutboxBatch *batch, Portal cursor, int limit)
+read_events(OutboxBatch *batch, const OutboxHand *hand, Portal cursor, int limit)
 {
-    size_t bytes = 0;
     bool done = false;
 
     while (!done) {
         SPITupleTable *table;
         MemoryContext before;
 
-        SPI_cursor_fetch(cursor, true, Min(FETCH_ROWS, limit + TIE_ROWS - batch->count));
+        SPI_cursor_fetch(cursor, true, FETCH_ROWS);
         table = SPI_tuptable;
         if (SPI_processed == 0)
             break;
         before = MemoryContextSwitchTo(batch->context);
         for (uint64 i = 0; i < SPI_processed && !done; i++) {
             OutboxEvent *event = &batch->events[batch->count];
+            char *id = column_text(table->vals[i], table->tupdesc, COL_ID);
 
-            bytes += read_event(event, table->vals[i], table->tupdesc);
+            if (hand_has(hand, id)) {
+                pfree(id);
+                continue;
+            }
+            batch->bytes += read_event(event, id, table->vals[i], table->tupdesc);
             batch->count++;
-            done = bytes >= OUTBOX_CLAIM_BYTES || batch->count >= limit + TIE_ROWS ||
+            done = hand->bytes + batch->bytes >= OUTBOX_HAND_BYTES || batch->count >= limit + TIE_ROWS ||
                    (batch->count > limit && event->created_at != batch->events[limit - 1].created_at);
         }
         MemoryContextSwitchTo(before);
@@ -266,47 +275,21 @@ settle_ties(OutboxBatch *batch)
     pfree(places);
 }
 
-typedef struct AggregateTail {
-    uint64 hash; /* of type and id; two that share it go out one after the other, which harms nobody */
-    int last;
-} AggregateTail;
-
-/* Links the events of each aggregate in their order. */
-static void
-link_aggregates(OutboxBatch *batch)
-{
-    HASHCTL control = {.keysize = sizeof(uint64), .entrysize = sizeof(AggregateTail), .hcxt = batch->context};
-    HTAB *tails =
-        hash_create("outbox aggregates", Max(batch->count, 16), &control, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-
-    for (int i = 0; i < batch->count; i++) {
-        OutboxEvent *event = &batch->events[i];
-        uint64 hash = hash_combine64(
-            hash_bytes_extended((const unsigned char *)event->aggregate_type, strlen(event->aggregate_type), 0),
-            hash_bytes_extended((const unsigned char *)event->aggregate_id, strlen(event->aggregate_id), 0));
-        bool found;
-        AggregateTail *tail = hash_search(tails, &hash, HASH_ENTER, &found);
-
-        event->is_first = !found;
-        if (found)
-            batch->events[tail->last].successor = i;
-        tail->last = i;
-    }
-    hash_destroy(tails);
-}
-
-OutboxBatch *
-outbox_claim(MemoryContext context, int limit)
+int
+outbox_claim(OutboxHand *hand, int limit)
 {
     Oid types[] = {INT4OID, INT4OID};
-    Datum values[] = {Int32GetDatum(setting_outbox_max_retries), Int32GetDatum(limit + TIE_ROWS)};
+    Datum values[] = {Int32GetDatum(setting_outbox_max_retries), Int32GetDatum(limit + TIE_ROWS + hand->count)};
+    MemoryContext context = AllocSetContextCreate(hand->context, "outbox batch", ALLOCSET_DEFAULT_SIZES);
     OutboxBatch *batch = MemoryContextAllocZero(context, sizeof(*batch));
-    MemoryContext before;
+    MemoryContext before = CurrentMemoryContext;
+    int count;
     Portal cursor;
     char *sql;
     RunAs saved;
     int level;
 
+    Assert(hand->finished_count == 0);
     batch->context = context;
     batch->events = MemoryContextAlloc(context, sizeof(OutboxEvent) * (limit + TIE_ROWS));
 
@@ -315,17 +298,16 @@ outbox_claim(MemoryContext context, int limit)
     sql = psprintf(claim_sql, user_table_name(TABLE_OUTBOX_EVENT));
     level = outbox_plan_by_index();
     cursor = SPI_cursor_open_with_args(NULL, sql, 2, types, values, NULL, true, CURSOR_OPT_NO_SCROLL);
-    read_events(batch, cursor, limit);
+    read_events(batch, hand, cursor, limit);
     SPI_cursor_close(cursor);
     AtEOXact_GUC(true, level);
     run_as_end(&saved);
     xact_commit();
 
-    before = MemoryContextSwitchTo(context);
+    MemoryContextSwitchTo(context);
     settle_ties(batch);
-    batch->count = Min(batch->count, limit);
-    batch->finished = palloc(sizeof(int) * Max(batch->count, 1));
-    link_aggregates(batch);
     MemoryContextSwitchTo(before);
-    return batch;
+    count = batch->count = Min(batch->count, limit);
+    hand_add(hand, batch);
+    return count;
 }

@@ -13,7 +13,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
-#include "outbox/batch.h"
+#include "outbox/hand.h"
 #include "outbox/outbox.h"
 #include "server/settings.h"
 #include "server/user_tables.h"

@@ -8,19 +8,19 @@
 #include "outbox/console.h"
 
 void
-console_publish(OutboxBatch *batch)
+console_publish(OutboxHand *hand)
 {
-    MemoryContext before = MemoryContextSwitchTo(batch->context);
+    OutboxEvent *event;
 
-    for (int i = 0; i < batch->count; i++) {
-        const OutboxEvent *event = &batch->events[i];
+    while ((event = hand_take_ready(hand)) != NULL) {
+        MemoryContext before = MemoryContextSwitchTo(event->batch->context);
 
-        outbox_check_interrupts(batch);
+        outbox_check_interrupts(hand);
         ereport(LOG, (errmsg_internal("[Outbox] %s %s/%s id=%s", outbox_printable(event->type),
                                       outbox_printable(event->aggregate_type), outbox_printable(event->aggregate_id),
                                       outbox_printable(event->id)),
                       errhidestmt(true), errhidecontext(true)));
-        outbox_delivered(batch, i);
+        MemoryContextSwitchTo(before);
+        outbox_delivered(hand, event);
     }
-    MemoryContextSwitchTo(before);
 }

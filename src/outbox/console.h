@@ -4,9 +4,9 @@
 #ifndef APAPACHO_OUTBOX_CONSOLE_H
 #define APAPACHO_OUTBOX_CONSOLE_H
 
-#include "outbox/batch.h"
+#include "outbox/hand.h"
 
-/* Logs every event of the batch, never with its payload, and notes them as delivered. Outside of any transaction. */
-void console_publish(OutboxBatch *batch);
+/* Logs every event that is ready, never with its payload, and notes it as delivered. Outside of any transaction. */
+void console_publish(OutboxHand *hand);
 
 #endif

@@ -15,6 +15,9 @@
  */
 char *outbox_publish_run(JobRun *run);
 
+/* From _PG_init at preload: from then on commits that add events wake a publisher. */
+void outbox_watch_commits(void);
+
 /*
  * The job `cleanup`: deletes events that were published more than `days` (argument, default 30) days ago, what is left
  * over of their retries, and old runs of the history. Result: {"deleted": n}, the events.

@@ -6,7 +6,7 @@
 
 #include "lib/stringinfo.h"
 
-#include "outbox/batch.h"
+#include "outbox/hand.h"
 
 char *
 outbox_printable(const char *text)

@@ -1,5 +1,6 @@
 /*
- * publisher.c: the job `outbox`: claims, publishes and records, batch after batch, until nothing is due.
+ * publisher.c: the job `outbox`: claims, publishes and records until nothing is due, and then waits a while for commits
+ * that bring more.
  *
  * Runs in a background worker. Every claim looks from the oldest pending event on: only so do events that were
  * committed late, and those that had to wait for another, keep their place before the later ones of their aggregate.
@@ -7,43 +8,65 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "portability/instr_time.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 
-#include "outbox/batch.h"
 #include "outbox/console.h"
+#include "outbox/hand.h"
 #include "outbox/outbox.h"
 #include "outbox/webhook.h"
 #include "server/settings.h"
+#include "server/wake.h"
 
-/* Few and short: a run's result is handed on in shared memory. */
-#define REPORTED_ERRORS 3
+/* A run ends when so many events in a row have failed: the receiver is not there. */
+#define FAILURES_TO_GIVE_UP 20
 
-/* A run ends when a whole batch, and at least this many events in a row, failed: the receiver is not there. */
-#define FAILURES_TO_GIVE_UP 10
+/* For so long no commit starts another run then. */
+#define GIVEN_UP_MS 10000
 
-typedef struct Totals {
-    int64 processed;
-    int64 failed;
-    int64 failures_in_a_row; /* in batches without a success */
-    char *errors[REPORTED_ERRORS];
-    int error_count;
-} Totals;
+/*
+ * Outcomes are recorded when there are this many, or after this time: a crash repeats no more than these and what was
+ * in flight.
+ */
+#define RECORD_EVENTS 200
+#define RECORD_INTERVAL_MS 250
+
+/* A publisher that has nothing to do waits so long for commits. */
+#define IDLE_MS 10000
+
+/* New events are looked for while others are on their way, but not for more than this part of the time. */
+#define CLAIM_TIME_PART 4
+
+typedef struct Publisher {
+    const JobRun *run;
+    PublisherType type;
+    OutboxHand *hand;
+    int64 left;             /* events that may still be claimed */
+    bool stopped;           /* nothing else is to be begun */
+    bool exhausted;         /* the last claim found less than it might have */
+    int64 checked_outcomes; /* of the run, when check_recorded() looked last */
+    int64 checked_records;
+    double recorded_at;   /* when outcomes were recorded last, by clock_ms() */
+    double next_claim_at; /* not before, unless there is nothing else to do */
+} Publisher;
+
+/* Milliseconds of a clock that only goes forward. */
+static double
+clock_ms(void)
+{
+    instr_time now;
+
+    INSTR_TIME_SET_CURRENT(now);
+    return INSTR_TIME_GET_MILLISEC(now);
+}
 
 static void
-add_up(Totals *totals, const OutboxBatch *batch, MemoryContext context)
+record(Publisher *publisher)
 {
-    MemoryContext before = MemoryContextSwitchTo(context);
-
-    totals->processed += batch->delivered_count;
-    totals->failed += batch->failed_count;
-    totals->failures_in_a_row = batch->delivered_count > 0 ? 0 : totals->failures_in_a_row + batch->failed_count;
-    for (int i = 0; i < batch->count && totals->error_count < REPORTED_ERRORS; i++) {
-        if (batch->events[i].state == OUTBOX_FAILED)
-            totals->errors[totals->error_count++] = psprintf("%.100s: %.200s", outbox_printable(batch->events[i].id),
-                                                             outbox_printable(batch->events[i].error));
-    }
-    MemoryContextSwitchTo(before);
+    outbox_record(publisher->hand);
+    MemoryContextSwitchTo(publisher->run->context);
+    publisher->recorded_at = clock_ms();
 }
 
 /*
@@ -51,70 +74,164 @@ add_up(Totals *totals, const OutboxBatch *batch, MemoryContext context)
  * were deleted meanwhile), going on might send the same events for ever.
  */
 static void
-check_recorded(const OutboxBatch *batch, bool *stopped)
+check_recorded(Publisher *publisher)
 {
-    int outcomes = batch->delivered_count + batch->failed_count;
+    const OutboxHand *hand = publisher->hand;
+    int64 outcomes = hand->delivered_count + hand->failed_count - publisher->checked_outcomes;
 
-    if (outcomes == 0 || batch->recorded_count > 0)
-        return;
-    *stopped = true;
-    ereport(WARNING, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-                      errmsg("none of %d published outbox events could be marked as such", outcomes),
-                      errhint("Check that no trigger on the table suppresses updates.")));
+    if (outcomes > 0 && hand->recorded_count == publisher->checked_records) {
+        publisher->stopped = true;
+        ereport(WARNING, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+                          errmsg("none of %lld published outbox events could be marked as such", (long long)outcomes),
+                          errhint("Check that no trigger on the table suppresses updates.")));
+    }
+    publisher->checked_outcomes += outcomes;
+    publisher->checked_records = hand->recorded_count;
 }
 
-/* Publishes up to `limit` events. Returns how many were claimed. */
+/* Takes more events into the hand. Returns how many. */
 static int
-publish_batch(const JobRun *run, PublisherType publisher, int limit, Totals *totals, bool *stopped)
+claim(Publisher *publisher)
 {
-    MemoryContext context = AllocSetContextCreate(run->context, "outbox batch", ALLOCSET_DEFAULT_SIZES);
-    OutboxBatch *batch = outbox_claim(context, limit);
-    int count = batch->count;
+    OutboxHand *hand = publisher->hand;
+    int limit = (int)Min(Min(setting_outbox_batch_size, OUTBOX_HAND_EVENTS - hand->count), publisher->left);
+    double started_at;
+    int count;
 
-    if (count > 0) {
-        if (publisher == PUBLISHER_CONSOLE) {
-            console_publish(batch);
-            outbox_record(batch);
-        } else {
-            webhook_publish(batch, run, stopped);
-        }
-        add_up(totals, batch, run->context);
-        check_recorded(batch, stopped);
-        job_progress(totals->processed + totals->failed, -1, "events");
-    }
-    MemoryContextDelete(context);
+    record(publisher);
+    check_recorded(publisher);
+    if (publisher->stopped || limit <= 0 || hand->bytes >= OUTBOX_HAND_BYTES)
+        return 0;
+    (void)wake_take();
+    started_at = clock_ms();
+    count = outbox_claim(hand, limit);
+    MemoryContextSwitchTo(publisher->run->context);
+    publisher->next_claim_at = clock_ms() + (clock_ms() - started_at) * CLAIM_TIME_PART;
+    publisher->left -= count;
+    publisher->exhausted = count < limit;
+    job_progress(hand->delivered_count + hand->failed_count, -1, "events");
     return count;
 }
 
-/* At most `most` events in all. */
-static void
-publish_due(const JobRun *run, PublisherType publisher, int64 most, Totals *totals)
+/* Whether to look for more while some are still in hand. */
+static bool
+wants_more(const Publisher *publisher)
 {
-    bool stopped = false;
+    const OutboxHand *hand = publisher->hand;
 
-    while (most > 0 && !stopped && !job_should_stop(run)) {
-        int limit = (int)Min(Min((int64)setting_outbox_batch_size, OUTBOX_CLAIM_EVENTS), most);
-        int count = publish_batch(run, publisher, limit, totals, &stopped);
+    if (publisher->left == 0 || hand->ready_count > 0 || !webhook_has_room())
+        return false;
+    return (!publisher->exhausted || wake_is_pending()) && clock_ms() >= publisher->next_claim_at;
+}
 
-        if (count == 0 || totals->failures_in_a_row >= FAILURES_TO_GIVE_UP)
-            break;
-        most -= count;
+/* How long to wait for the network: until something else is to be done. */
+static long
+patience(const Publisher *publisher)
+{
+    double until_claim = publisher->next_claim_at - clock_ms();
+
+    if (publisher->stopped || !wake_is_pending() || !webhook_has_room() || until_claim > RECORD_INTERVAL_MS)
+        return RECORD_INTERVAL_MS;
+    return Max((long)until_claim, 0) + 1;
+}
+
+static void
+note_stop(Publisher *publisher)
+{
+    publisher->stopped = publisher->stopped || job_should_stop(publisher->run) ||
+                         publisher->hand->failures_in_a_row >= FAILURES_TO_GIVE_UP;
+    if (publisher->stopped)
+        hand_put_back_ready(publisher->hand);
+}
+
+static void
+record_in_between(Publisher *publisher)
+{
+    if (publisher->hand->finished_count >= RECORD_EVENTS ||
+        (publisher->hand->finished_count > 0 && clock_ms() - publisher->recorded_at >= RECORD_INTERVAL_MS))
+        record(publisher);
+}
+
+/* Publishes until a claim finds nothing. */
+static void
+publish_due(Publisher *publisher)
+{
+    OutboxHand *hand = publisher->hand;
+
+    publisher->recorded_at = clock_ms();
+    while (publisher->left > 0 && claim(publisher) > 0) {
+        if (publisher->type == PUBLISHER_CONSOLE) {
+            console_publish(hand);
+            note_stop(publisher);
+            continue;
+        }
+        for (;;) {
+            outbox_check_interrupts(hand);
+            note_stop(publisher);
+            if (!publisher->stopped && wants_more(publisher))
+                (void)claim(publisher);
+            webhook_send_ready(hand);
+            webhook_run(hand);
+            record_in_between(publisher);
+            if (hand->ready_count == 0 && webhook_in_flight() == 0)
+                break;
+            if (hand->ready_count == 0 || !webhook_has_room())
+                webhook_wait(patience(publisher));
+        }
+    }
+    record(publisher);
+}
+
+/* Whether more events may come soon, by commits that this process can wait for. */
+static bool
+may_wait(const Publisher *publisher)
+{
+    return setting_outbox_wake_on_commit && publisher->run->trigger != JOB_TRIGGER_MANUAL && !publisher->stopped &&
+           publisher->hand->claimed_count > 0;
+}
+
+/* Waits for a commit. False: none came in time, or the run is to end. */
+static bool
+wait_for_commit(const Publisher *publisher)
+{
+    double started_at = clock_ms();
+
+    for (;;) {
+        double waited = clock_ms() - started_at;
+
+        wake_listen(); /* each time: the scheduler may be another one by now */
+        if (wake_is_pending())
+            return true;
+        if (waited >= IDLE_MS || !job_wait_idle(publisher->run, (long)(IDLE_MS - waited) + 1))
+            return false;
     }
 }
 
+static void
+publish_and_wait(Publisher *publisher)
+{
+    if (setting_outbox_wake_on_commit)
+        wake_listen();
+    do
+        publish_due(publisher);
+    while (may_wait(publisher) && wait_for_commit(publisher));
+    wake_unlisten();
+    wake_hold(publisher->stopped ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GIVEN_UP_MS) : 0);
+}
+
 static char *
-totals_json(const Totals *totals, MemoryContext context)
+totals_json(const OutboxHand *hand, MemoryContext context)
 {
     MemoryContext before = MemoryContextSwitchTo(context);
     StringInfoData json;
 
     initStringInfo(&json);
     appendStringInfo(&json, "{\"processed\": " INT64_FORMAT ", \"failed\": " INT64_FORMAT ", \"errors\": [",
-                     totals->processed, totals->failed);
-    for (int i = 0; i < totals->error_count; i++) {
+                     hand->delivered_count, hand->failed_count);
+    for (int i = 0; i < hand->error_count; i++) {
         if (i > 0)
             appendStringInfoString(&json, ", ");
-        escape_json(&json, totals->errors[i]);
+        escape_json(&json, hand->errors[i]);
     }
     appendStringInfoString(&json, "]}");
     MemoryContextSwitchTo(before);
@@ -136,24 +253,28 @@ events_asked_for(const JobRun *run)
 char *
 outbox_publish_run(JobRun *run)
 {
-    Totals totals = {0};
-    int64 most = events_asked_for(run);
-    PublisherType publisher = setting_outbox_publisher_type; /* a reload may change it in the middle of the run */
+    /* a reload may change the type in the middle of the run */
+    Publisher publisher = {.run = run, .type = setting_outbox_publisher_type, .left = events_asked_for(run)};
+    OutboxHand *hand = publisher.hand = hand_create(run->context);
 
     PG_TRY();
     {
-        if (publisher == PUBLISHER_WEBHOOK)
+        if (publisher.type == PUBLISHER_WEBHOOK)
             webhook_open();
-        publish_due(run, publisher, most, &totals);
+        publish_and_wait(&publisher);
     }
-    PG_FINALLY();
+    PG_CATCH();
     {
         webhook_close();
+        wake_unlisten();
+        wake_hold(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GIVEN_UP_MS));
+        PG_RE_THROW();
     }
     PG_END_TRY();
+    webhook_close();
 
-    if (totals.processed > 0 || totals.failed > 0)
+    if (hand->delivered_count > 0 || hand->failed_count > 0)
         ereport(LOG, (errmsg_internal("[Job:Outbox] Procesados: " INT64_FORMAT ", Fallidos: " INT64_FORMAT,
-                                      totals.processed, totals.failed)));
-    return totals_json(&totals, run->context);
+                                      hand->delivered_count, hand->failed_count)));
+    return totals_json(hand, run->context);
 }

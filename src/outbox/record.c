@@ -16,12 +16,10 @@
 #include "utils/memutils.h"
 
 #include "lib/delivery/retry.h"
-#include "outbox/batch.h"
+#include "outbox/hand.h"
 #include "server/settings.h"
 #include "server/user_tables.h"
 #include "server/xact.h"
-
-#define SHORT_ERROR_BYTES 500
 
 /* How long the last record of a run that is being cancelled may wait for a lock: nothing may hold up a shutdown. */
 #define LAST_LOCK_TIMEOUT "500ms"
@@ -106,40 +104,17 @@ column_array(const Column *column, Oid type)
     return PointerGetDatum(construct_array(column->values, column->count, type, length, by_value, align));
 }
 
-void
-outbox_delivered(OutboxBatch *batch, int index)
-{
-    batch->events[index].state = OUTBOX_DELIVERED;
-    batch->finished[batch->finished_count++] = index;
-    batch->delivered_count++;
-}
-
-void
-outbox_failed(OutboxBatch *batch, int index, const char *error, bool is_final)
-{
-    OutboxEvent *event = &batch->events[index];
-    size_t length = strnlen(error, SHORT_ERROR_BYTES);
-
-    event->state = OUTBOX_FAILED;
-    event->is_final = is_final || event->retry_count + 1 >= setting_outbox_max_retries;
-    event->error = MemoryContextAlloc(batch->context, length + 1);
-    memcpy(event->error, error, length);
-    event->error[length] = '\0';
-    batch->finished[batch->finished_count++] = index;
-    batch->failed_count++;
-}
-
 static uint64
-record_delivered(const char *table, const OutboxBatch *batch)
+record_delivered(const char *table, const OutboxHand *hand)
 {
-    Column places = column_create(batch->finished_count);
-    Column ids = column_create(batch->finished_count);
+    Column places = column_create(hand->finished_count);
+    Column ids = column_create(hand->finished_count);
     Oid types[] = {TIDARRAYOID, TEXTARRAYOID};
     Datum values[2];
     uint64 marked;
 
-    for (int i = 0; i < batch->finished_count; i++) {
-        OutboxEvent *event = &batch->events[batch->finished[i]];
+    for (int i = 0; i < hand->finished_count; i++) {
+        OutboxEvent *event = hand->finished[i];
 
         if (event->state != OUTBOX_DELIVERED)
             continue;
@@ -157,17 +132,17 @@ record_delivered(const char *table, const OutboxBatch *batch)
 }
 
 static uint64
-record_failed(const char *table, const OutboxBatch *batch)
+record_failed(const char *table, const OutboxHand *hand)
 {
-    Column ids = column_create(batch->finished_count);
-    Column finals = column_create(batch->finished_count);
-    Column errors = column_create(batch->finished_count);
+    Column ids = column_create(hand->finished_count);
+    Column finals = column_create(hand->finished_count);
+    Column errors = column_create(hand->finished_count);
     Oid types[] = {TEXTARRAYOID, BOOLARRAYOID, TEXTARRAYOID, INT4OID};
     Datum values[4];
     uint64 marked;
 
-    for (int i = 0; i < batch->finished_count; i++) {
-        OutboxEvent *event = &batch->events[batch->finished[i]];
+    for (int i = 0; i < hand->finished_count; i++) {
+        OutboxEvent *event = hand->finished[i];
 
         if (event->state != OUTBOX_FAILED)
             continue;
@@ -187,7 +162,7 @@ record_failed(const char *table, const OutboxBatch *batch)
 
 /* When the events that failed are due again. */
 static void
-record_retries(const OutboxBatch *batch)
+record_retries(const OutboxHand *hand)
 {
     TimestampTz now = GetCurrentStatementStartTimestamp();
     Oid types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID};
@@ -196,9 +171,9 @@ record_retries(const OutboxBatch *batch)
     Datum values[lengthof(types)];
 
     for (int i = 0; i < lengthof(types); i++)
-        columns[i] = column_create(batch->finished_count);
-    for (int i = 0; i < batch->finished_count; i++) {
-        OutboxEvent *event = &batch->events[batch->finished[i]];
+        columns[i] = column_create(hand->finished_count);
+    for (int i = 0; i < hand->finished_count; i++) {
+        OutboxEvent *event = hand->finished[i];
         int attempts = event->retry_count + 1;
 
         if (event->state != OUTBOX_FAILED || event->is_final)
@@ -220,15 +195,15 @@ record_retries(const OutboxBatch *batch)
 
 /* Events that waited for a retry and are done with, one way or the other. */
 static void
-forget_retries(const OutboxBatch *batch)
+forget_retries(const OutboxHand *hand)
 {
-    Column ids = column_create(batch->finished_count);
+    Column ids = column_create(hand->finished_count);
     Oid type = TEXTARRAYOID;
     Datum value;
     int level;
 
-    for (int i = 0; i < batch->finished_count; i++) {
-        OutboxEvent *event = &batch->events[batch->finished[i]];
+    for (int i = 0; i < hand->finished_count; i++) {
+        OutboxEvent *event = hand->finished[i];
 
         if (event->has_retry_row && (event->state == OUTBOX_DELIVERED || event->is_final))
             column_add(&ids, CStringGetTextDatum(event->id));
@@ -241,9 +216,9 @@ forget_retries(const OutboxBatch *batch)
     AtEOXact_GUC(true, level);
 }
 
-/* The transaction; the batch is as it was when it fails. */
+/* The transaction; the hand is as it was when it fails. */
 static void
-write_outcomes(OutboxBatch *batch, const char *lock_timeout)
+write_outcomes(OutboxHand *hand, const char *lock_timeout)
 {
     const char *table;
     uint64 marked;
@@ -257,49 +232,50 @@ write_outcomes(OutboxBatch *batch, const char *lock_timeout)
     owner = user_table_check(TABLE_OUTBOX_EVENT);
     table = user_table_name(TABLE_OUTBOX_EVENT);
     run_as(&saved, owner);
-    marked = record_delivered(table, batch) + record_failed(table, batch);
+    marked = record_delivered(table, hand) + record_failed(table, hand);
     run_as_end(&saved);
-    record_retries(batch);
-    forget_retries(batch);
+    record_retries(hand);
+    forget_retries(hand);
     xact_commit();
-    batch->recorded_count += (int)marked;
-    batch->finished_count = 0;
+    hand->recorded_count += (int64)marked;
+    hand_drop_finished(hand);
 }
 
 /* Puts an event whose outcome the table refuses off, so that it is not sent again at once and for ever. */
 static void
-put_off(OutboxBatch *batch)
+put_off(OutboxHand *hand)
 {
-    OutboxEvent *event = &batch->events[batch->finished[0]];
+    OutboxEvent *event = hand->finished[0];
 
     if (event->state == OUTBOX_DELIVERED) {
-        batch->delivered_count--;
-        batch->failed_count++;
+        hand->delivered_count--;
+        hand->failed_count++;
     }
     event->state = OUTBOX_FAILED;
     event->is_final = false;
-    event->error = MemoryContextStrdup(batch->context, "its outcome could not be recorded");
+    event->error = MemoryContextStrdup(event->batch->context, "its outcome could not be recorded");
     event->retry_count = Max(event->retry_count, REFUSED_ATTEMPTS);
     xact_begin("apapacho_jobs: putting an outbox event off");
-    record_retries(batch);
+    record_retries(hand);
     xact_commit();
-    batch->finished_count = 0;
+    hand_drop_finished(hand);
 }
 
-/* Writes the noted outcomes; the error, in the batch's memory, with its transaction undone; NULL when there was none.
+/* Writes the noted outcomes; the error, in the caller's memory, with its transaction undone; NULL when there was none.
  */
 static ErrorData *
-attempt_to_write(OutboxBatch *batch)
+attempt_to_write(OutboxHand *hand)
 {
+    MemoryContext caller = CurrentMemoryContext;
     ErrorData *volatile error = NULL;
 
     PG_TRY();
     {
-        write_outcomes(batch, NULL);
+        write_outcomes(hand, NULL);
     }
     PG_CATCH();
     {
-        MemoryContextSwitchTo(batch->context);
+        MemoryContextSwitchTo(caller);
         error = CopyErrorData();
         FlushErrorState();
         xact_abort();
@@ -322,20 +298,20 @@ is_about_an_event(int sqlstate)
 }
 
 void
-outbox_record(OutboxBatch *batch)
+outbox_record(OutboxHand *hand)
 {
-    int *finished = batch->finished;
-    int count = batch->finished_count;
+    OutboxEvent **finished = hand->finished;
+    int count = hand->finished_count;
     ErrorData *error = NULL;
 
     if (count == 0)
         return;
     for (int attempt = 1; attempt <= CONFLICT_ATTEMPTS; attempt++) {
-        error = attempt_to_write(batch);
+        error = attempt_to_write(hand);
         if (error == NULL)
             return;
         if (error->sqlerrcode == ERRCODE_QUERY_CANCELED) {
-            write_outcomes(batch, LAST_LOCK_TIMEOUT);
+            write_outcomes(hand, LAST_LOCK_TIMEOUT);
             ReThrowError(error);
         }
         if (error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED &&
@@ -347,26 +323,26 @@ outbox_record(OutboxBatch *batch)
     if (count == 1) {
         ereport(WARNING, (errcode(error->sqlerrcode),
                           errmsg("the outcome of outbox event \"%s\" could not be recorded: %s",
-                                 outbox_printable(batch->events[finished[0]].id), error->message),
+                                 outbox_printable(finished[0]->id), error->message),
                           errhint("The event will be sent again.")));
-        put_off(batch);
+        put_off(hand);
         return;
     }
     FreeErrorData(error);
-    batch->finished_count = count / 2;
-    outbox_record(batch);
-    batch->finished = finished + count / 2;
-    batch->finished_count = count - count / 2;
-    outbox_record(batch);
-    batch->finished = finished;
+    hand->finished_count = count / 2;
+    outbox_record(hand);
+    hand->finished = finished + count / 2;
+    hand->finished_count = count - count / 2;
+    outbox_record(hand);
+    hand->finished = finished;
 }
 
 void
-outbox_check_interrupts(OutboxBatch *batch)
+outbox_check_interrupts(OutboxHand *hand)
 {
-    if (QueryCancelPending && batch->finished_count > 0) {
+    if (QueryCancelPending && hand->finished_count > 0) {
         QueryCancelPending = false;
-        write_outcomes(batch, LAST_LOCK_TIMEOUT);
+        write_outcomes(hand, LAST_LOCK_TIMEOUT);
         QueryCancelPending = true;
         InterruptPending = true;
     }

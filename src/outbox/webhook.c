@@ -12,7 +12,6 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "portability/instr_time.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
@@ -22,13 +21,6 @@
 #include "outbox/webhook.h"
 #include "server/compat.h"
 #include "server/settings.h"
-
-/*
- * Outcomes are recorded when there are this many, or after this time: a crash repeats no more than these and what was
- * in flight.
- */
-#define RECORD_EVENTS 200
-#define RECORD_INTERVAL_MS 250
 
 #define CONNECT_TIMEOUT_MS 10000
 #define MAX_RESPONSE_BYTES 65536
@@ -44,13 +36,6 @@ typedef struct Webhook {
     DeliveryEngine *engine;
     WaitEventSet *wait_set;
 } Webhook;
-
-/* The events that may be sent now: the first of each aggregate, later the successors of those that were delivered. */
-typedef struct ReadyQueue {
-    int *indexes; /* an event gets here once at most */
-    int head;
-    int tail;
-} ReadyQueue;
 
 static Webhook webhook;
 
@@ -168,13 +153,12 @@ describe_event(const OutboxEvent *event, int64 now, DeliveryHeader *headers)
 
 /* Signs the body and submits it. False with the reason in error. No errors are raised in here. */
 static bool
-submit_body(const OutboxEvent *event, DeliveryHeader *headers, int count, int64 now, void *tag, char *error,
-            size_t error_size)
+submit_body(OutboxEvent *event, DeliveryHeader *headers, int count, int64 now, char *error, size_t error_size)
 {
     char standard[SIGNATURE_STANDARD_SIZE];
     char legacy[SIGNATURE_LEGACY_SIZE];
     MessageLayout layout;
-    DeliveryRequest request = {.url = webhook.url, .headers = headers, .tag = tag};
+    DeliveryRequest request = {.url = webhook.url, .headers = headers, .tag = event};
     bool submitted;
 
     request.body = message_build(&event->message, &layout);
@@ -202,9 +186,8 @@ submit_body(const OutboxEvent *event, DeliveryHeader *headers, int count, int64 
 
 /* Puts an event on its way, or notes why it cannot be sent. */
 static void
-send_event(OutboxBatch *batch, int index)
+send_event(OutboxHand *hand, OutboxEvent *event)
 {
-    const OutboxEvent *event = &batch->events[index];
     DeliveryHeader headers[8];
     int64 now = (int64)time(NULL);
     char error[256] = "";
@@ -212,97 +195,62 @@ send_event(OutboxBatch *batch, int index)
     int count;
 
     if (event->problem != NULL) {
-        outbox_failed(batch, index, event->problem, true);
+        outbox_failed(hand, event, event->problem, true);
         return;
     }
     MemoryContextReset(webhook.request);
     before = MemoryContextSwitchTo(webhook.request);
     count = describe_event(event, now, headers);
     if (count < 0)
-        outbox_failed(batch, index, "the event's id or type is too long for a header", true);
-    else if (!submit_body(event, headers, count, now, (void *)(intptr_t)index, error, sizeof(error)))
-        outbox_failed(batch, index, error, false);
+        outbox_failed(hand, event, "the event's id or type is too long for a header", true);
+    else if (!submit_body(event, headers, count, now, error, sizeof(error)))
+        outbox_failed(hand, event, error, false);
     MemoryContextSwitchTo(before);
 }
 
-static void
-submit_ready(OutboxBatch *batch, ReadyQueue *ready)
+int
+webhook_in_flight(void)
 {
-    while (ready->head < ready->tail && delivery_engine_in_flight(webhook.engine) < webhook.concurrency)
-        send_event(batch, ready->indexes[ready->head++]);
+    return delivery_engine_in_flight(webhook.engine);
 }
 
-static void
-take_results(OutboxBatch *batch, ReadyQueue *ready)
+bool
+webhook_has_room(void)
+{
+    return delivery_engine_in_flight(webhook.engine) < webhook.concurrency;
+}
+
+void
+webhook_send_ready(OutboxHand *hand)
+{
+    OutboxEvent *event;
+
+    while (webhook_has_room() && (event = hand_take_ready(hand)) != NULL)
+        send_event(hand, event);
+}
+
+void
+webhook_run(OutboxHand *hand)
 {
     DeliveryResult result;
 
+    delivery_engine_run(webhook.engine);
     while (delivery_engine_next_result(webhook.engine, &result)) {
-        int index = (int)(intptr_t)result.tag;
-
-        if (!result.delivered) {
-            outbox_failed(batch, index, result.error, !result.retryable);
-            continue;
-        }
-        outbox_delivered(batch, index);
-        if (batch->events[index].successor >= 0)
-            ready->indexes[ready->tail++] = batch->events[index].successor;
+        if (result.delivered)
+            outbox_delivered(hand, result.tag);
+        else
+            outbox_failed(hand, result.tag, result.error, !result.retryable);
     }
 }
 
-/* Waits for the network or the latch, no longer than to the next time for a record. */
-static void
-wait_for_work(void)
+void
+webhook_wait(long timeout_ms)
 {
     long timeout = delivery_engine_timeout_ms(webhook.engine);
     WaitEvent event;
 
-    if (timeout < 0 || timeout > RECORD_INTERVAL_MS)
-        timeout = RECORD_INTERVAL_MS;
+    if (timeout < 0 || timeout > timeout_ms)
+        timeout = timeout_ms;
     if (WaitEventSetWait(webhook.wait_set, timeout, &event, 1, PG_WAIT_EXTENSION) == 1 && (event.events & WL_LATCH_SET))
         ResetLatch(MyLatch);
-}
-
-/* Records what is worth it. `since`: the time of the last record. */
-static void
-record_in_between(OutboxBatch *batch, instr_time *since)
-{
-    instr_time elapsed;
-
-    INSTR_TIME_SET_CURRENT(elapsed);
-    INSTR_TIME_SUBTRACT(elapsed, *since);
-    if (batch->finished_count < RECORD_EVENTS && INSTR_TIME_GET_MILLISEC(elapsed) < RECORD_INTERVAL_MS)
-        return;
-    outbox_record(batch);
-    INSTR_TIME_SET_CURRENT(*since);
-}
-
-void
-webhook_publish(OutboxBatch *batch, const JobRun *run, bool *stopped)
-{
-    ReadyQueue ready = {.indexes = MemoryContextAlloc(batch->context, sizeof(int) * Max(batch->count, 1))};
-    instr_time recorded;
-
-    for (int i = 0; i < batch->count; i++) {
-        if (batch->events[i].is_first)
-            ready.indexes[ready.tail++] = i;
-    }
-    INSTR_TIME_SET_CURRENT(recorded);
-    for (;;) {
-        outbox_check_interrupts(batch);
-        *stopped = *stopped || job_should_stop(run);
-        if (!*stopped)
-            submit_ready(batch, &ready);
-        delivery_engine_run(webhook.engine);
-        take_results(batch, &ready);
-        record_in_between(batch, &recorded);
-        if (*stopped || ready.head == ready.tail) {
-            if (delivery_engine_in_flight(webhook.engine) == 0)
-                break;
-        } else if (delivery_engine_in_flight(webhook.engine) < webhook.concurrency) {
-            continue;
-        }
-        wait_for_work();
-    }
-    outbox_record(batch);
 }

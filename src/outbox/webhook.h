@@ -4,8 +4,7 @@
 #ifndef APAPACHO_OUTBOX_WEBHOOK_H
 #define APAPACHO_OUTBOX_WEBHOOK_H
 
-#include "outbox/batch.h"
-#include "server/job.h"
+#include "outbox/hand.h"
 
 /*
  * Makes the delivery engine ready with the settings of this moment: URL, secret, concurrency, timeout. Outside of any
@@ -13,12 +12,18 @@
  */
 void webhook_open(void);
 
-/*
- * Sends the batch and records the outcomes as they come. Returns when every event that could be sent has its outcome;
- * the successors of events that failed stay as they were claimed. Earlier when the run should stop (*stopped is set
- * then): what is on its way is waited for, nothing else is begun.
- */
-void webhook_publish(OutboxBatch *batch, const JobRun *run, bool *stopped);
+/* Puts ready events on their way while there is room for them. */
+void webhook_send_ready(OutboxHand *hand);
+
+/* Does what the network is ready for, and notes the outcomes. */
+void webhook_run(OutboxHand *hand);
+
+/* How many events are on their way; whether there is room for another one. */
+int webhook_in_flight(void);
+bool webhook_has_room(void);
+
+/* Waits for the network or the process's latch, but no longer than so long. */
+void webhook_wait(long timeout_ms);
 
 /* Ends what is in flight, wipes the secret, frees everything. Harmless when nothing is open; also called at process
  * exit. */

@@ -46,6 +46,15 @@ register_worker(int slot, uint64 sequence, const char *name)
     return RegisterDynamicBackgroundWorker(&worker, NULL);
 }
 
+/* Others wait for a run's end, or for its worker: it is not to wait for more work. */
+static void
+end_idleness(RunSlot *run)
+{
+    run->leave_idleness = true;
+    if (run->idle)
+        shared_wake(run->process);
+}
+
 bool
 dispatch_start_queued(char *starved)
 {
@@ -80,6 +89,10 @@ dispatch_start_queued(char *starved)
             LWLockAcquire(shared->lock, LW_EXCLUSIVE);
             if (run->sequence == sequence && run->state == RUN_STARTING)
                 run_set_state(run, RUN_QUEUED);
+            for (int i = 0; i < MAX_RUNS; i++) {
+                if (shared->runs[i].state == RUN_RUNNING && shared->runs[i].idle)
+                    end_idleness(&shared->runs[i]);
+            }
             scheduler = scheduler_find(run->spec.database);
             if (scheduler != NULL && scheduler->process != MY_PROC_NUMBER)
                 shared_wake(scheduler->process); /* which tries again in a while */
@@ -195,6 +208,10 @@ dispatch_request(const RunSpec *spec, bool wait, RunTicket *ticket)
     else if ((slot = run_allocate(spec)) < 0)
         result = REQUEST_NO_SLOT;
     if (result == REQUEST_QUEUED) {
+        int active = run_find(spec->database, spec->job, false);
+
+        if (active >= 0)
+            end_idleness(&shared->runs[active]);
         ticket->slot = slot;
         ticket->sequence = shared->runs[slot].sequence;
         ticket->id = shared->runs[slot].spec.id;
@@ -234,8 +251,11 @@ dispatch_look(Oid database, int64 job, bool wake, JobRuns *runs)
         runs->scheduled_for = run->spec.scheduled_for;
         runs->started_at = run->started_at;
         runs->progress = run->progress;
-        if (wake)
+        runs->idle = run->idle;
+        if (wake) {
             run->wake_scheduler = true;
+            end_idleness(run);
+        }
     }
     for (int i = 0; i < MAX_RUNS; i++) {
         RunSlot *run = &shared->runs[i];
@@ -297,6 +317,18 @@ dispatch_cancel(Oid database, int64 id)
     LWLockRelease(shared->lock);
     run_release_command(command);
     return slot >= 0;
+}
+
+void
+dispatch_wake_worker(Oid database, int64 job)
+{
+    int active;
+
+    LWLockAcquire(shared->lock, LW_SHARED);
+    active = run_find(database, job, false);
+    if (active >= 0)
+        shared_wake(shared->runs[active].process);
+    LWLockRelease(shared->lock);
 }
 
 void

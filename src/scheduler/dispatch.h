@@ -42,6 +42,7 @@ void dispatch_wait(RunTicket *ticket, RunOutcome *outcome);
 /* What there is of a job in a database. */
 typedef struct JobRuns {
     bool active; /* a run is at work, or its worker is on its way */
+    bool idle;   /* the active one only waits for more to do */
     int64 active_id;
     TimestampTz scheduled_for; /* of the active one */
     TimestampTz started_at;    /* when it began; 0: it has not */
@@ -52,7 +53,10 @@ typedef struct JobRuns {
     RunProgress progress;
 } JobRuns;
 
-/* Looks; with `wake` the database's scheduler is woken when these runs end. */
+/*
+ * Looks; with `wake` the database's scheduler is woken when these runs end, and the active one ends as soon as it has done
+ * its work.
+ */
 void dispatch_look(Oid database, int64 job, bool wake, JobRuns *runs);
 
 /*
@@ -67,6 +71,9 @@ bool dispatch_withdraw(Oid database, int64 id, RunSpec *spec);
 
 /* Ends a queued run as cancelled, or tells the worker that is at it to end; false: the run is neither. */
 bool dispatch_cancel(Oid database, int64 id);
+
+/* Wakes the worker that is at a run of the job, if there is one. */
+void dispatch_wake_worker(Oid database, int64 job);
 
 /* Ends the queued runs of a database that, or whose extension, has been dropped; nothing is written down any more. */
 void dispatch_forget(Oid database);

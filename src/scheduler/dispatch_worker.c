@@ -40,7 +40,7 @@ worker_exit(int code, Datum arg)
         return;
     run = &shared->runs[attached_slot];
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    if (run->started_at == 0 && told_to_go && run->spec.trigger != JOB_TRIGGER_MANUAL && !run->cancel_requested) {
+    if (run->started_at == 0 && told_to_go && job_trigger_has_slot(run->spec.trigger) && !run->cancel_requested) {
         run->pid = 0;
         run->process = NO_PROCESS;
         run_set_state(run, RUN_QUEUED);
@@ -72,7 +72,7 @@ dispatch_attach(int slot, uint64 sequence)
     wanted = run->state == RUN_STARTING && run->sequence == sequence;
     if (wanted && (shared_is_released(run->spec.database) || shared_is_released(run->spec.run_database))) {
         wanted = false;
-        if (run->spec.trigger == JOB_TRIGGER_MANUAL)
+        if (!job_trigger_has_slot(run->spec.trigger))
             run_end_with_error(run, STATUS_INTERRUPTED, ERRCODE_OBJECT_IN_USE, "the database is being dropped or moved",
                                true);
         else

@@ -30,6 +30,7 @@ static const char *const trigger_names[] = {
     [JOB_TRIGGER_MANUAL] = "manual",
     [JOB_TRIGGER_RECOVERY] = "recovery",
     [JOB_TRIGGER_RETRY] = "retry",
+    [JOB_TRIGGER_COMMIT] = "commit",
 };
 
 #define RECORD_COLUMNS                                                                                                 \
@@ -187,7 +188,7 @@ history_retry_at(const RunSpec *spec, const char *status, TimestampTz now)
 {
     int64 delay = spec->retry_delay_ms;
 
-    if (spec->attempt > spec->retries || spec->trigger == JOB_TRIGGER_MANUAL)
+    if (spec->attempt > spec->retries || !job_trigger_has_slot(spec->trigger))
         return 0;
     if (!is_failure(status) && strcmp(status, STATUS_INTERRUPTED) != 0)
         return 0;
@@ -221,7 +222,7 @@ history_mark_lost(void)
         "UPDATE apapacho_jobs.run AS r SET status = 'crashed', "
         "finished_at = GREATEST(pg_catalog.clock_timestamp(), r.started_at), error = $3, "
         "sqlstate = 'XX000', retry_at = (SELECT pg_catalog.clock_timestamp() FROM apapacho_jobs.job AS j "
-        "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' "
+        "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' AND r.trigger OPERATOR(pg_catalog.<>) 'commit' "
         "AND j.retries OPERATOR(pg_catalog.>=) r.attempt AND NOT j.builtin) "
         "WHERE r.status OPERATOR(pg_catalog.=) 'running' AND r.id OPERATOR(pg_catalog.<) $1 "
         "AND r.id OPERATOR(pg_catalog.<>) ALL ($2)";

@@ -243,6 +243,8 @@ allocate(const KnownDatabase *entry, TimestampTz now, bool *full)
         slot->database = database;
         slot->launched_at = now;
         slot->process = NO_PROCESS;
+        slot->publisher = NO_PROCESS;
+        pg_atomic_init_u32(&slot->new_events, 1); /* nobody has looked yet */
         slot->was_off = entry->was_off;
     }
     LWLockRelease(shared->lock);

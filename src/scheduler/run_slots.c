@@ -96,6 +96,13 @@ scheduler_find(Oid database)
     return NULL;
 }
 
+/* Whether there are outbox events that the run which ends now has not seen. */
+static bool
+is_publisher_missing(const RunSlot *run, SchedulerSlot *scheduler)
+{
+    return run->spec.job == JOB_OUTBOX + 1 && pg_atomic_read_u32(&scheduler->new_events) != 0;
+}
+
 /*
  * The run is over: keeps it for those who wait and, with `unrecorded`, for its scheduler to write down; else frees the
  * slot. Where there is no scheduler just now, the next one does.
@@ -108,7 +115,7 @@ run_end(RunSlot *run, const RunOutcome *outcome, bool unrecorded)
     run->process = NO_PROCESS;
     run->progress.known = false;
     run->unrecorded = unrecorded;
-    if (scheduler != NULL && (unrecorded || run->wake_scheduler))
+    if (scheduler != NULL && (unrecorded || run->wake_scheduler || is_publisher_missing(run, scheduler)))
         shared_wake(scheduler->process);
     if (run->waiters > 0 || run->unrecorded) {
         run->outcome = *outcome;
@@ -192,6 +199,7 @@ run_allocate(const RunSpec *spec)
         run->requested_at = GetCurrentTimestamp();
         run->started_at = 0;
         run->cancel_requested = run->unrecorded = run->wake_scheduler = false;
+        run->idle = run->leave_idleness = false;
         run->waiters = 0;
         run->pid = 0;
         run->process = NO_PROCESS;
@@ -213,7 +221,7 @@ run_reap_starting(void)
 
         if (run->state != RUN_STARTING || !TimestampDifferenceExceeds(run->state_since, now, STARTING_TIMEOUT_MS))
             continue;
-        if (run->spec.trigger == JOB_TRIGGER_MANUAL)
+        if (!job_trigger_has_slot(run->spec.trigger))
             run_end_with_error(run, STATUS_NO_WORKER, ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
                                "the run's background worker did not start", true);
         else

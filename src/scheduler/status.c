@@ -223,8 +223,8 @@ apapacho_job_activity(PG_FUNCTION_ARGS)
     LWLockRelease(shared->lock);
     dispatch_look(MyDatabaseId, PG_ARGISNULL(0) ? 0 : PG_GETARG_INT64(0), false, &runs);
     values[0] = BoolGetDatum(ready);
-    /* a run whose worker only waits for its time is not at work yet */
-    if (runs.active && runs.started_at == 0 && runs.scheduled_for > clock_now())
+    /* a run whose worker only waits, for its time or for more to do, is not at work */
+    if (runs.active && (runs.idle || (runs.started_at == 0 && runs.scheduled_for > clock_now())))
         runs.active = false;
     values[1] = BoolGetDatum(runs.active);
     values[2] = Int64GetDatum(runs.active_id);

@@ -534,7 +534,7 @@ do_run(int slot, RunOutcome *outcome, bool *retry, bool *reusable)
         installed = error->sqlerrcode != ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE || run->started_at != 0;
         result = NULL;
         if ((session_terminating || error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE) && run->started_at == 0 &&
-            run->spec.trigger != JOB_TRIGGER_MANUAL) {
+            job_trigger_has_slot(run->spec.trigger)) {
             ereport(LOG, (errcode(error->sqlerrcode),
                           errmsg("job \"%s\" did not begin and is queued again: %s", run->spec.name, error->message)));
             give_back(run);

@@ -54,6 +54,7 @@ _PG_init(void)
     settings_define();
     shared_init();
     database_events_init();
+    outbox_watch_commits();
     if (!IsBinaryUpgrade)
         launcher_register();
 }

@@ -6,12 +6,15 @@
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
+#include "storage/latch.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
 #include "utils/numeric.h"
+#include "utils/wait_event.h"
 
 #include "server/job.h"
+#include "server/session.h"
 #include "server/settings.h"
 #include "server/shared.h"
 
@@ -40,6 +43,39 @@ void
 job_begin(void)
 {
     stopped = false;
+}
+
+/* A run that only waits has nothing to be cancelled: it ends, and has succeeded. */
+static bool
+is_told_to_go(void)
+{
+    bool told = session_terminating || QueryCancelPending;
+
+    QueryCancelPending = false;
+    return told || ProcDiePending;
+}
+
+bool
+job_wait_idle(const JobRun *run, long timeout_ms)
+{
+    RunSlot *slot = shared_my_run;
+    bool leave;
+
+    if (slot == NULL)
+        return false;
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    leave = slot->leave_idleness || slot->cancel_requested;
+    slot->idle = !leave;
+    LWLockRelease(shared->lock);
+    if (leave || ConfigReloadPending || !setting_enabled || is_told_to_go())
+        return false;
+    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms, PG_WAIT_EXTENSION);
+    ResetLatch(MyLatch);
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    leave = slot->leave_idleness || slot->cancel_requested;
+    slot->idle = false;
+    LWLockRelease(shared->lock);
+    return !(leave || ConfigReloadPending || is_told_to_go());
 }
 
 void

@@ -27,8 +27,16 @@ typedef enum JobTrigger {
     JOB_TRIGGER_SCHEDULE,
     JOB_TRIGGER_MANUAL,
     JOB_TRIGGER_RECOVERY, /* goes on with a run that a crash or a shutdown cut off */
-    JOB_TRIGGER_RETRY     /* another attempt after a failure */
+    JOB_TRIGGER_RETRY,    /* another attempt after a failure */
+    JOB_TRIGGER_COMMIT    /* a commit has brought work (wake.h) */
 } JobTrigger;
+
+/* Whether a run by that trigger stands for a scheduled time, which must not be lost. */
+static inline bool
+job_trigger_has_slot(JobTrigger trigger)
+{
+    return trigger != JOB_TRIGGER_MANUAL && trigger != JOB_TRIGGER_COMMIT;
+}
 
 /* One run of a job, as the job's function sees it. */
 typedef struct JobRun {
@@ -64,6 +72,13 @@ bool job_should_stop(const JobRun *run);
  */
 bool job_was_stopped(void);
 void job_begin(void);
+
+/*
+ * For a run that has done its work and would take on more: waits until the process's latch is set, or so long. False:
+ * the run is to end now, since another one of the job, or a worker, is wanted, the settings have changed, or the
+ * process is told to go. While it waits the job does not count as executing. Outside of a transaction.
+ */
+bool job_wait_idle(const JobRun *run, long timeout_ms);
 
 /*
  * Tells how far the run is, for the status functions: `total` is -1 when it is not known, `message` may be NULL.

@@ -32,6 +32,7 @@ int setting_outbox_batch_size;
 int setting_outbox_max_retries;
 int setting_outbox_concurrency;
 int setting_outbox_timeout;
+bool setting_outbox_wake_on_commit;
 int setting_payout_batch_size;
 int setting_max_workers;
 char *setting_notify_channel;
@@ -448,6 +449,10 @@ define_outbox_settings(void)
                             PGC_SUSET, 0, NULL, NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.outbox_concurrency", "Webhook requests in flight at once.", NULL,
                             &setting_outbox_concurrency, 64, 1, 1024, PGC_SUSET, 0, NULL, NULL, NULL);
+    DefineCustomBoolVariable("apapacho_jobs.outbox_wake_on_commit",
+                             "Publishes events as soon as the transaction that added them has committed.",
+                             "Otherwise they wait for the next time of apapacho_jobs.outbox_cron.",
+                             &setting_outbox_wake_on_commit, true, PGC_SUSET, 0, NULL, NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.outbox_timeout", "Time that a webhook request may take, answer included.",
                             NULL, &setting_outbox_timeout, 15000, 1, INT_MAX / 2, PGC_SUSET, GUC_UNIT_MS, NULL, NULL,
                             NULL);

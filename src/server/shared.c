@@ -39,8 +39,10 @@ startup(void)
         memset(shared, 0, sizeof(SharedState));
         shared->lock = &GetNamedLWLockTranche("apapacho_jobs")->lock;
         shared->launcher = NO_PROCESS;
-        for (int i = 0; i < MAX_SCHEDULERS; i++)
-            shared->schedulers[i].process = NO_PROCESS;
+        for (int i = 0; i < MAX_SCHEDULERS; i++) {
+            shared->schedulers[i].process = shared->schedulers[i].publisher = NO_PROCESS;
+            pg_atomic_init_u32(&shared->schedulers[i].new_events, 0);
+        }
         for (int i = 0; i < MAX_RUNS; i++) {
             shared->runs[i].process = NO_PROCESS;
             ConditionVariableInit(&shared->runs[i].changed);

@@ -10,6 +10,7 @@
 
 #include "postgres.h"
 
+#include "port/atomics.h"
 #include "storage/condition_variable.h"
 #include "storage/dsm_impl.h"
 #include "storage/latch.h"
@@ -57,6 +58,10 @@ typedef struct SchedulerSlot {
     bool retries_changed;              /* a run has failed and is to be tried again */
     TimestampTz history_blocked_until; /* the history is locked: until then nobody tries to write it */
     int ended_runs;                    /* workers have written so many rows since the scheduler last looked */
+    /* wake.c's */
+    pg_atomic_uint32 new_events; /* outbox events have been committed since a publisher last looked; without the lock */
+    int publisher;               /* the process that waits for that, or NO_PROCESS; read without the lock */
+    TimestampTz publisher_held_until;
 } SchedulerSlot;
 
 /* The states of a run; dispatch.c makes every change of state. */
@@ -120,6 +125,8 @@ typedef struct RunSlot {
     bool cancel_requested;  /* apapacho_cancel_run() */
     bool unrecorded;        /* FINISHED: the history does not know the outcome yet; the scheduler sees to it */
     bool wake_scheduler;    /* it waits for the end of this run */
+    bool idle;              /* it has done its work and waits for more of it; set by the worker */
+    bool leave_idleness;    /* it is not to wait for more: another run or the worker is wanted */
     int waiters;            /* backends that wait for the outcome */
     pid_t pid;              /* the worker's; FINISHED: it may be gone */
     int process;

@@ -163,11 +163,18 @@ check_columns(Oid relation, const TableShape *shape)
 }
 
 Oid
+user_table_oid(UserTable table)
+{
+    Oid namespace_id = get_namespace_oid(setting_schema, true);
+
+    return OidIsValid(namespace_id) ? get_relname_relid(shapes[table].name, namespace_id) : InvalidOid;
+}
+
+Oid
 user_table_check(UserTable table)
 {
     const TableShape *shape = &shapes[table];
-    Oid namespace_id = get_namespace_oid(setting_schema, true);
-    Oid relation = OidIsValid(namespace_id) ? get_relname_relid(shape->name, namespace_id) : InvalidOid;
+    Oid relation = user_table_oid(table);
     Relation opened = NULL;
     Oid owner;
 

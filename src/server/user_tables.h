@@ -23,6 +23,9 @@ char *user_table_name(UserTable table);
 /* The quoted and qualified name of a type in the same schema, e.g. "public"."PayoutStatus"; palloc'ed. */
 char *user_type_name(const char *type);
 
+/* Whatever has the table's name in the configured schema; InvalidOid: nothing. Within a transaction. */
+Oid user_table_oid(UserTable table);
+
 /*
  * Makes sure, within the current transaction, that the table exists, is an ordinary or partitioned table (not a view,
  * through which its owner could run code as us) and has the columns that we use; locks it in AccessShareLock to the end

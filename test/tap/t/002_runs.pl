@@ -8,7 +8,8 @@ use Apapacho;
 use JSON::PP ();
 use Test::More;
 
-my $node = Apapacho->create('main', tables => 'fixture', settings => { max_prepared_transactions => 5 });
+my $node = Apapacho->create('main', tables => 'fixture', settings => { max_prepared_transactions => 5,
+    'apapacho_jobs.outbox_wake_on_commit' => 'off' });
 $node->wait_for_scheduler;
 
 # A column or more of a run.

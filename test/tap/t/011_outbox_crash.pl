@@ -24,6 +24,7 @@ my $node = Apapacho->create('main', tables => 'own', start => 0, settings => {
     'apapacho_jobs.outbox_webhook_secret' => $secret,
     'apapacho_jobs.outbox_concurrency' => $concurrency,
     'apapacho_jobs.outbox_batch_size' => 500,
+    'apapacho_jobs.outbox_wake_on_commit' => 'off',
     'apapacho_jobs.outbox_cron' => '0 0 1 1 *' });
 my $emitted = 0;
 my $kills = 0;

@@ -13,6 +13,7 @@ my $recorder = Recorder->start;
 my $node = Apapacho->create('main', tables => 'own', settings => {
     timezone => 'America/Santiago',
     'apapacho_jobs.outbox_publisher_type' => 'webhook',
+    'apapacho_jobs.outbox_wake_on_commit' => 'off',
     'apapacho_jobs.outbox_webhook_url' => $recorder->url,
     'apapacho_jobs.outbox_max_retries' => 4 });
 

@@ -1,0 +1,186 @@
+/*
+ * hand.c: the events that a publisher has in hand: which may be sent now, which has to wait for which, and when their
+ * memory can go. Runs in a publisher, outside of transactions; everything belongs to the hand.
+ */
+#include "postgres.h"
+
+#include "common/hashfn.h"
+#include "utils/memutils.h"
+
+#include "outbox/hand.h"
+#include "server/settings.h"
+
+#define SHORT_ERROR_BYTES 500
+
+typedef struct HandId {
+    uint64 hash; /* of the id; an event that shares it with another one waits until that has gone */
+} HandId;
+
+typedef struct AggregateTail {
+    uint64 aggregate;
+    OutboxEvent *last;
+} AggregateTail;
+
+static uint64
+hash_text(const char *text)
+{
+    return hash_bytes_extended((const unsigned char *)text, (int)strlen(text), 0);
+}
+
+OutboxHand *
+hand_create(MemoryContext parent)
+{
+    MemoryContext context = AllocSetContextCreate(parent, "outbox hand", ALLOCSET_DEFAULT_SIZES);
+    OutboxHand *hand = MemoryContextAllocZero(context, sizeof(OutboxHand));
+    HASHCTL ids = {.keysize = sizeof(uint64), .entrysize = sizeof(HandId), .hcxt = context};
+    HASHCTL tails = {.keysize = sizeof(uint64), .entrysize = sizeof(AggregateTail), .hcxt = context};
+
+    hand->context = context;
+    hand->ids = hash_create("outbox events", 1024, &ids, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    hand->tails = hash_create("outbox aggregates", 1024, &tails, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    hand->finished = MemoryContextAlloc(context, sizeof(OutboxEvent *) * (OUTBOX_HAND_EVENTS + 1000));
+    dlist_init(&hand->ready);
+    return hand;
+}
+
+bool
+hand_has(const OutboxHand *hand, const char *id)
+{
+    uint64 hash = hash_text(id);
+
+    return hash_search(hand->ids, &hash, HASH_FIND, NULL) != NULL;
+}
+
+static void
+make_ready(OutboxHand *hand, OutboxEvent *event)
+{
+    dlist_push_tail(&hand->ready, &event->ready);
+    hand->ready_count++;
+}
+
+/* The event leaves the hand; its batch goes with the last one. */
+static void
+drop(OutboxHand *hand, OutboxEvent *event)
+{
+    OutboxBatch *batch = event->batch;
+    uint64 hash = hash_text(event->id);
+    AggregateTail *tail = hash_search(hand->tails, &event->aggregate, HASH_FIND, NULL);
+
+    (void)hash_search(hand->ids, &hash, HASH_REMOVE, NULL);
+    if (tail != NULL && tail->last == event)
+        (void)hash_search(hand->tails, &event->aggregate, HASH_REMOVE, NULL);
+    hand->count--;
+    if (--batch->left > 0)
+        return;
+    hand->bytes -= batch->bytes;
+    MemoryContextDelete(batch->context);
+}
+
+void
+hand_add(OutboxHand *hand, OutboxBatch *batch)
+{
+    batch->left = batch->count;
+    hand->count += batch->count;
+    hand->claimed_count += batch->count;
+    hand->bytes += batch->bytes;
+    for (int i = 0; i < batch->count; i++) {
+        OutboxEvent *event = &batch->events[i];
+        uint64 hash = hash_text(event->id);
+        AggregateTail *tail;
+        bool found;
+
+        event->batch = batch;
+        (void)hash_search(hand->ids, &hash, HASH_ENTER, &found);
+        tail = hash_search(hand->tails, &event->aggregate, HASH_ENTER, &found);
+        if (found && tail->last->state == OUTBOX_CLAIMED)
+            tail->last->successor = event;
+        else
+            make_ready(hand, event);
+        tail->last = event;
+    }
+    if (batch->count == 0) {
+        hand->bytes -= batch->bytes;
+        MemoryContextDelete(batch->context);
+    }
+}
+
+OutboxEvent *
+hand_take_ready(OutboxHand *hand)
+{
+    if (dlist_is_empty(&hand->ready))
+        return NULL;
+    hand->ready_count--;
+    return dlist_container(OutboxEvent, ready, dlist_pop_head_node(&hand->ready));
+}
+
+/* Puts back an event that is not on its way, and those of its aggregate that follow it. */
+static void
+put_back(OutboxHand *hand, OutboxEvent *event)
+{
+    while (event != NULL) {
+        OutboxEvent *successor = event->successor;
+
+        drop(hand, event);
+        event = successor;
+    }
+}
+
+void
+hand_put_back_ready(OutboxHand *hand)
+{
+    OutboxEvent *event;
+
+    while ((event = hand_take_ready(hand)) != NULL)
+        put_back(hand, event);
+}
+
+void
+hand_drop_finished(OutboxHand *hand)
+{
+    for (int i = 0; i < hand->finished_count; i++)
+        drop(hand, hand->finished[i]);
+    hand->finished_count = 0;
+}
+
+void
+outbox_delivered(OutboxHand *hand, OutboxEvent *event)
+{
+    event->state = OUTBOX_DELIVERED;
+    hand->finished[hand->finished_count++] = event;
+    hand->delivered_count++;
+    hand->failures_in_a_row = 0;
+    if (event->successor != NULL)
+        make_ready(hand, event->successor);
+    event->successor = NULL;
+}
+
+static void
+note_error(OutboxHand *hand, const OutboxEvent *event)
+{
+    MemoryContext before;
+
+    if (hand->error_count >= OUTBOX_REPORTED_ERRORS)
+        return;
+    before = MemoryContextSwitchTo(hand->context);
+    hand->errors[hand->error_count++] =
+        psprintf("%.100s: %.200s", outbox_printable(event->id), outbox_printable(event->error));
+    MemoryContextSwitchTo(before);
+}
+
+void
+outbox_failed(OutboxHand *hand, OutboxEvent *event, const char *error, bool is_final)
+{
+    size_t length = strnlen(error, SHORT_ERROR_BYTES);
+
+    event->state = OUTBOX_FAILED;
+    event->is_final = is_final || event->retry_count + 1 >= setting_outbox_max_retries;
+    event->error = MemoryContextAlloc(event->batch->context, length + 1);
+    memcpy(event->error, error, length);
+    event->error[length] = '\0';
+    hand->finished[hand->finished_count++] = event;
+    hand->failed_count++;
+    hand->failures_in_a_row++;
+    note_error(hand, event);
+    put_back(hand, event->successor);
+    event->successor = NULL;
+}

@@ -1,0 +1,140 @@
+/*
+ * hand.h: the events that a publisher has in hand, from the claim to the record.
+ *
+ * A publisher's run has one hand. Events come in batches, one a claim, each in a memory context of its own that is
+ * freed when the last of its events has gone; several batches may be in hand at a time, so that what a slow receiver
+ * keeps waiting holds up nothing else. All of it lives outside of transactions.
+ *
+ * An event in hand is on its way (or about to be) until it is delivered, has failed, or is put back, which is to leave
+ * it in the table as it was. Those of one aggregate follow each other: an event is ready when its predecessor in hand
+ * was delivered; when that failed, it is put back.
+ */
+#ifndef APAPACHO_OUTBOX_HAND_H
+#define APAPACHO_OUTBOX_HAND_H
+
+#include "postgres.h"
+
+#include "lib/ilist.h"
+#include "storage/itemptr.h"
+#include "utils/hsearch.h"
+#include "utils/timestamp.h"
+
+#include "lib/delivery/message.h"
+
+/* What a hand holds at most: payload bytes at which a claim stops, and events. */
+#define OUTBOX_HAND_BYTES (16 * 1024 * 1024)
+#define OUTBOX_HAND_EVENTS 10000
+
+/* Few and short: a run's result is handed on in shared memory. */
+#define OUTBOX_REPORTED_ERRORS 3
+
+typedef enum OutboxEventState {
+    OUTBOX_CLAIMED, /* not tried, or on its way; stays as it is in the table */
+    OUTBOX_DELIVERED,
+    OUTBOX_FAILED
+} OutboxEventState;
+
+struct OutboxBatch;
+
+typedef struct OutboxEvent {
+    OutboxEventState state;
+    struct OutboxBatch *batch;
+    char *id; /* in the database's encoding, for SQL and the log */
+    char *aggregate_type;
+    char *aggregate_id;
+    char *type;
+    uint64 aggregate; /* a hash of type and id; two aggregates that share it go out one after the other, which harms
+                         nobody */
+    Timestamp created_at;
+    int retry_count; /* attempts that failed before this one */
+    bool has_retry_row;
+    ItemPointerData place;         /* where the row was when it was claimed */
+    MessageFields message;         /* the same in UTF-8, with payload and time, for the wire */
+    const char *problem;           /* why it cannot be sent at all; NULL: it can */
+    struct OutboxEvent *successor; /* the next one of the aggregate in hand */
+    dlist_node ready;              /* in the hand's queue, while it is ready and not yet taken */
+    bool is_final;                 /* failed for good */
+    char *error;                   /* of a failed event: one short printable line */
+} OutboxEvent;
+
+typedef struct OutboxBatch {
+    MemoryContext context;
+    OutboxEvent *events; /* in the order in which they are to go out */
+    int count;
+    int left; /* those that are still in hand */
+    size_t bytes;
+} OutboxBatch;
+
+typedef struct OutboxHand {
+    MemoryContext context; /* of the hand itself; the batches' are its children */
+    HTAB *ids;             /* the events in hand, by a hash of their ids */
+    HTAB *tails;           /* of each aggregate the last one in hand */
+    int count;
+    size_t bytes;
+    dlist_head ready; /* may be sent now */
+    int ready_count;
+    OutboxEvent **finished; /* whose outcome has not been recorded yet */
+    int finished_count;
+
+    /* In the whole run */
+    int64 claimed_count;
+    int64 delivered_count;
+    int64 failed_count;
+    int64 recorded_count;    /* rows that were changed by the records */
+    int64 failures_in_a_row; /* since the last delivery */
+    char *errors[OUTBOX_REPORTED_ERRORS];
+    int error_count;
+} OutboxHand;
+
+OutboxHand *hand_create(MemoryContext parent);
+
+/* Whether the event of that id is in hand. */
+bool hand_has(const OutboxHand *hand, const char *id);
+
+/* Takes a batch, whose events are in their order and have their aggregate's hash, into the hand. */
+void hand_add(OutboxHand *hand, OutboxBatch *batch);
+
+/* The event that has been ready longest, which is not ready any more then; NULL: none. */
+OutboxEvent *hand_take_ready(OutboxHand *hand);
+
+/* Puts back all that is ready and what would follow it: nothing else is to be sent. */
+void hand_put_back_ready(OutboxHand *hand);
+
+/* The outcome of every event in `finished` has been recorded: they leave the hand. */
+void hand_drop_finished(OutboxHand *hand);
+
+/* Notes an outcome; `error` is copied. `is_final`: no other attempt is to be made, whatever the settings say. */
+void outbox_delivered(OutboxHand *hand, OutboxEvent *event);
+void outbox_failed(OutboxHand *hand, OutboxEvent *event, const char *error, bool is_final);
+
+/*
+ * Reads up to `limit` due events (in one transaction of its own, which has ended on return) into the hand: pending, not
+ * in hand, not waiting for a retry, and with no earlier event of their aggregate waiting for one. All outcomes must
+ * have been recorded. Returns how many there were.
+ */
+int outbox_claim(OutboxHand *hand, int limit);
+
+/*
+ * Writes the noted outcomes down in one transaction of its own; when there are none, does nothing. When the run is
+ * cancelled (a shutdown is that too) in the middle of it, it is done again, waiting for locks no more than a moment,
+ * before the ERROR goes on: what was delivered is not to be sent again.
+ */
+void outbox_record(OutboxHand *hand);
+
+/* CHECK_FOR_INTERRUPTS() with events in hand: a cancellation is obeyed after the noted outcomes are written down. */
+void outbox_check_interrupts(OutboxHand *hand);
+
+/*
+ * Until AtEOXact_GUC(true, the result) the planner walks indexes where there are any: the tables' statistics are not to
+ * be relied upon, since an outbox is empty at one moment and full at the next. Not around statements that fire triggers
+ * of the user's.
+ */
+int outbox_plan_by_index(void);
+
+/*
+ * Text that is safe in a header's value and in a log line: bytes outside of printable ASCII, and blanks at either end,
+ * are percent-encoded; all else (% too) stays as it is. Palloc'ed in the current context.
+ */
+char *outbox_printable(const char *text);
+
+#endif

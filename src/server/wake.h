@@ -1,0 +1,37 @@
+/*
+ * wake.h: how a commit that added outbox events wakes a publisher of its database: a flag in the scheduler's slot of
+ * shared memory, and a latch.
+ *
+ * The flag is set by whoever has committed such events, and taken by a publisher right before it looks for events, so
+ * that none is overlooked: either its snapshot has them, or the flag is set again. Whoever sets it first since then
+ * also sets the latch of the publisher that waits for it, or else of the scheduler, which starts one.
+ */
+#ifndef APAPACHO_WAKE_H
+#define APAPACHO_WAKE_H
+
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+/* Whether this database has a scheduler: without one there is nobody to be woken. Cheap, without a lock. */
+bool wake_is_served(void);
+
+/* There are new events in this database. Never fails: fit for the end of a commit. */
+void wake_publisher(void);
+
+/* Whether there have been new events since the flag was taken last. */
+bool wake_is_pending(void);
+
+/* The same, and takes the flag. */
+bool wake_take(void);
+
+/* From here on this process is the one that is woken; wake_unlisten() hands a flag that is still set to the scheduler.
+ */
+void wake_listen(void);
+void wake_unlisten(void);
+
+/* No publisher is to be started by commits before that time: it would get nowhere. 0: no such time. */
+void wake_hold(TimestampTz until);
+TimestampTz wake_held_until(void);
+
+#endif
