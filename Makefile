@@ -57,6 +57,7 @@ SCHEDULER_OBJS = \
 	src/scheduler/run_slots.o \
 	src/scheduler/scheduler.o \
 	src/scheduler/status.o \
+	src/scheduler/work.o \
 	src/scheduler/worker.o
 
 OUTBOX_OBJS = \
@@ -64,6 +65,7 @@ OUTBOX_OBJS = \
 	src/outbox/cleanup.o \
 	src/outbox/commit.o \
 	src/outbox/console.o \
+	src/outbox/endpoint.o \
 	src/outbox/events.o \
 	src/outbox/hand.o \
 	src/outbox/printable.o \

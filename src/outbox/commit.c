@@ -11,6 +11,7 @@
 #include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_class.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "storage/lmgr.h"
@@ -18,11 +19,15 @@
 #include "utils/relcache.h"
 
 #include "outbox/outbox.h"
+#include "server/compat.h"
 #include "server/settings.h"
 #include "server/user_tables.h"
 #include "server/wake.h"
 
-static bool added = false; /* by the transaction that is about to commit */
+PG_FUNCTION_INFO_V1(apapacho_wake_publisher);
+
+static bool added = false;   /* events, by the transaction that is about to commit */
+static bool resumed = false; /* by this transaction: there may be events that can be sent now */
 
 /* Whether this transaction has added rows to the events' table. */
 static bool
@@ -54,13 +59,15 @@ on_transaction_end(XactEvent event, void *argument)
                 wake_is_served() && has_added_events();
         break;
     case XACT_EVENT_COMMIT:
-        if (added)
+        if (resumed)
+            wake_hold(0);
+        if (added || resumed)
             wake_publisher();
-        added = false;
+        added = resumed = false;
         break;
     case XACT_EVENT_ABORT:
     case XACT_EVENT_PREPARE:
-        added = false;
+        added = resumed = false;
         break;
     default:
         break;
@@ -71,4 +78,18 @@ void
 outbox_watch_commits(void)
 {
     RegisterXactCallback(on_transaction_end, NULL);
+}
+
+void
+outbox_wake_at_commit(void)
+{
+    resumed = true;
+}
+
+/* apapacho_jobs.wake_publisher(): when this transaction commits. */
+Datum
+apapacho_wake_publisher(PG_FUNCTION_ARGS)
+{
+    outbox_wake_at_commit();
+    PG_RETURN_VOID();
 }

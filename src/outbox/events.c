@@ -18,6 +18,7 @@
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 
+#include "outbox/outbox.h"
 #include "server/compat.h"
 #include "server/extension.h"
 #include "server/ids.h"
@@ -258,5 +259,6 @@ apapacho_outbox_retry_failed(PG_FUNCTION_ARGS)
     (void)spi_run(forget_retries_sql, 0, NULL, NULL, NULL, false, 0);
     run_as_end(&saved);
     SPI_finish();
+    outbox_wake_at_commit();
     PG_RETURN_INT64((int64)count);
 }

@@ -148,10 +148,16 @@ outbox_delivered(OutboxHand *hand, OutboxEvent *event)
     event->state = OUTBOX_DELIVERED;
     hand->finished[hand->finished_count++] = event;
     hand->delivered_count++;
-    hand->failures_in_a_row = 0;
     if (event->successor != NULL)
         make_ready(hand, event->successor);
     event->successor = NULL;
+}
+
+void
+hand_note_receiver(OutboxHand *hand, bool there, bool gone)
+{
+    hand->receiver_failures = there ? 0 : hand->receiver_failures + 1;
+    hand->receiver_gone = hand->receiver_gone || gone;
 }
 
 static void
@@ -159,6 +165,7 @@ note_error(OutboxHand *hand, const OutboxEvent *event)
 {
     MemoryContext before;
 
+    strlcpy(hand->last_error, event->error, sizeof(hand->last_error));
     if (hand->error_count >= OUTBOX_REPORTED_ERRORS)
         return;
     before = MemoryContextSwitchTo(hand->context);
@@ -179,7 +186,6 @@ outbox_failed(OutboxHand *hand, OutboxEvent *event, const char *error, bool is_f
     event->error[length] = '\0';
     hand->finished[hand->finished_count++] = event;
     hand->failed_count++;
-    hand->failures_in_a_row++;
     note_error(hand, event);
     put_back(hand, event->successor);
     event->successor = NULL;

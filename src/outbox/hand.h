@@ -80,8 +80,10 @@ typedef struct OutboxHand {
     int64 claimed_count;
     int64 delivered_count;
     int64 failed_count;
-    int64 recorded_count;    /* rows that were changed by the records */
-    int64 failures_in_a_row; /* since the last delivery */
+    int64 recorded_count;  /* rows that were changed by the records */
+    int receiver_failures; /* in a row, since the receiver last answered as one that is there */
+    bool receiver_gone;    /* it says so */
+    char last_error[256];  /* of the latest failure; "" */
     char *errors[OUTBOX_REPORTED_ERRORS];
     int error_count;
 } OutboxHand;
@@ -106,6 +108,9 @@ void hand_drop_finished(OutboxHand *hand);
 /* Notes an outcome; `error` is copied. `is_final`: no other attempt is to be made, whatever the settings say. */
 void outbox_delivered(OutboxHand *hand, OutboxEvent *event);
 void outbox_failed(OutboxHand *hand, OutboxEvent *event, const char *error, bool is_final);
+
+/* Notes what an outcome says about the receiver: it is there, it is not (or cannot cope), it is gone for good. */
+void hand_note_receiver(OutboxHand *hand, bool there, bool gone);
 
 /*
  * Reads up to `limit` due events (in one transaction of its own, which has ended on return) into the hand: pending, not

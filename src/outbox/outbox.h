@@ -18,6 +18,9 @@ char *outbox_publish_run(JobRun *run);
 /* From _PG_init at preload: from then on commits that add events wake a publisher. */
 void outbox_watch_commits(void);
 
+/* The transaction makes events due: a publisher is woken when it commits, also one that waits for a failed receiver. */
+void outbox_wake_at_commit(void);
+
 /*
  * The job `cleanup`: deletes events that were published more than `days` (argument, default 30) days ago, what is left
  * over of their retries, and old runs of the history. Result: {"deleted": n}, the events.

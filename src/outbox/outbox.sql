@@ -80,3 +80,58 @@ REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_retry_failed() FROM PUBLI
 COMMENT ON FUNCTION @extschema@.apapacho_outbox_retry_failed() IS
     'makes the outbox events that have failed for good pending again, and due at once what waits for a retry; returns the number of the former';
 
+
+-- Where events go. The one named `default` is what apapacho_jobs.outbox_webhook_url says. Not dumped: what a receiver is like now is
+-- found out anew.
+CREATE TABLE apapacho_jobs.outbox_endpoint (
+    name text PRIMARY KEY,
+    paused_at timestamptz,
+    stopped_at timestamptz,
+    open_since timestamptz,
+    probe_at timestamptz,
+    failed_probes integer NOT NULL DEFAULT 0,
+    last_error text,
+    CHECK ((open_since IS NULL) = (probe_at IS NULL))
+);
+COMMENT ON TABLE apapacho_jobs.outbox_endpoint IS
+    'the receivers of outbox events: whether events are sent to them just now, and if not, why';
+COMMENT ON COLUMN apapacho_jobs.outbox_endpoint.paused_at IS 'paused by apapacho_outbox_pause() since then';
+COMMENT ON COLUMN apapacho_jobs.outbox_endpoint.stopped_at IS 'stopped since then, when it said 410 Gone; apapacho_outbox_resume() starts it again';
+COMMENT ON COLUMN apapacho_jobs.outbox_endpoint.open_since IS 'its circuit breaker is open since then: it failed again and again';
+COMMENT ON COLUMN apapacho_jobs.outbox_endpoint.probe_at IS 'when one event is tried again';
+INSERT INTO apapacho_jobs.outbox_endpoint (name) VALUES ('default');
+
+CREATE FUNCTION apapacho_jobs.wake_publisher() RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_wake_publisher';
+REVOKE EXECUTE ON FUNCTION apapacho_jobs.wake_publisher() FROM PUBLIC;
+COMMENT ON FUNCTION apapacho_jobs.wake_publisher() IS 'has the outbox looked at as soon as this transaction has committed';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_pause(endpoint text DEFAULT 'default') RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH changed AS (
+            UPDATE apapacho_jobs.outbox_endpoint SET paused_at = clock_timestamp() WHERE name = endpoint AND paused_at IS NULL RETURNING 1
+        )
+        SELECT EXISTS (SELECT FROM changed)
+    $$;
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_pause(text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_pause(text) IS
+    'sends no more events to the endpoint until apapacho_outbox_resume(); what is on its way is not called back. Returns whether it was not paused';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_resume(endpoint text DEFAULT 'default') RETURNS boolean
+    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        WITH changed AS (
+            UPDATE apapacho_jobs.outbox_endpoint
+            SET paused_at = NULL, stopped_at = NULL, open_since = NULL, probe_at = NULL, failed_probes = 0, last_error = NULL
+            WHERE name = endpoint AND (paused_at IS NOT NULL OR stopped_at IS NOT NULL OR open_since IS NOT NULL)
+            RETURNING 1
+        )
+        SELECT count(*) > 0 FROM (SELECT apapacho_jobs.wake_publisher() FROM changed) AS woken
+    $$;
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_resume(text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_resume(text) IS
+    'sends events to the endpoint again that was paused, was stopped by 410 Gone, or failed again and again. Returns whether it was any of these';

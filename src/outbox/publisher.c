@@ -11,19 +11,23 @@
 #include "portability/instr_time.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
+#include "utils/timestamp.h"
 
 #include "outbox/console.h"
+#include "outbox/endpoint.h"
 #include "outbox/hand.h"
 #include "outbox/outbox.h"
 #include "outbox/webhook.h"
+#include "server/session.h"
 #include "server/settings.h"
 #include "server/wake.h"
+#include "server/xact.h"
 
-/* A run ends when so many events in a row have failed: the receiver is not there. */
-#define FAILURES_TO_GIVE_UP 20
+/* For so long no commit starts another run when one has failed. */
+#define FAILED_RUN_MS 10000
 
-/* For so long no commit starts another run then. */
-#define GIVEN_UP_MS 10000
+/* So often it is looked whether the receiver has been paused meanwhile. */
+#define ENDPOINT_INTERVAL_MS 1000
 
 /*
  * Outcomes are recorded when there are this many, or after this time: a crash repeats no more than these and what was
@@ -42,6 +46,8 @@ typedef struct Publisher {
     const JobRun *run;
     PublisherType type;
     OutboxHand *hand;
+    Endpoint endpoint;
+    double endpoint_at;     /* when it was looked at last, by clock_ms() */
     int64 left;             /* events that may still be claimed */
     bool stopped;           /* nothing else is to be begun */
     bool exhausted;         /* the last claim found less than it might have */
@@ -100,6 +106,8 @@ claim(Publisher *publisher)
 
     record(publisher);
     check_recorded(publisher);
+    if (publisher->endpoint.state == ENDPOINT_PROBING)
+        limit = Min(limit, 1 - hand->count);
     if (publisher->stopped || limit <= 0 || hand->bytes >= OUTBOX_HAND_BYTES)
         return 0;
     (void)wake_take();
@@ -135,11 +143,50 @@ patience(const Publisher *publisher)
     return Max((long)until_claim, 0) + 1;
 }
 
+/* Looks from time to time whether the receiver has been paused. */
+static void
+check_endpoint(Publisher *publisher)
+{
+    Endpoint seen;
+
+    if (clock_ms() - publisher->endpoint_at < ENDPOINT_INTERVAL_MS)
+        return;
+    publisher->endpoint_at = clock_ms();
+    endpoint_load(&seen, false);
+    if (seen.state == ENDPOINT_PAUSED || seen.state == ENDPOINT_STOPPED) {
+        publisher->endpoint = seen;
+        publisher->stopped = true;
+    }
+}
+
+/* What the latest outcomes say about the receiver. */
+static void
+judge_endpoint(Publisher *publisher)
+{
+    OutboxHand *hand = publisher->hand;
+    Endpoint *endpoint = &publisher->endpoint;
+
+    if (hand->receiver_gone && endpoint->state != ENDPOINT_STOPPED)
+        endpoint_stopped(endpoint, hand->last_error);
+    else if (endpoint->state == ENDPOINT_PROBING && hand->receiver_failures > 0)
+        endpoint_opened(endpoint, hand->last_error);
+    else if (endpoint->state == ENDPOINT_PROBING && hand->delivered_count + hand->failed_count > 0)
+        endpoint_closed(endpoint);
+    else if (endpoint->state == ENDPOINT_CLOSED && hand->receiver_failures >= ENDPOINT_FAILURES)
+        endpoint_opened(endpoint, hand->last_error);
+    MemoryContextSwitchTo(publisher->run->context);
+}
+
 static void
 note_stop(Publisher *publisher)
 {
-    publisher->stopped = publisher->stopped || job_should_stop(publisher->run) ||
-                         publisher->hand->failures_in_a_row >= FAILURES_TO_GIVE_UP;
+    publisher->stopped = publisher->stopped || job_should_stop(publisher->run);
+    if (publisher->type == PUBLISHER_WEBHOOK) {
+        judge_endpoint(publisher);
+        check_endpoint(publisher);
+        publisher->stopped = publisher->stopped || (publisher->endpoint.state != ENDPOINT_CLOSED &&
+                                                    publisher->endpoint.state != ENDPOINT_PROBING);
+    }
     if (publisher->stopped)
         hand_put_back_ready(publisher->hand);
 }
@@ -180,6 +227,23 @@ publish_due(Publisher *publisher)
         }
     }
     record(publisher);
+    if (publisher->type == PUBLISHER_WEBHOOK)
+        judge_endpoint(publisher);
+}
+
+/* When an event that waits for another attempt will be due; 0: there is none. */
+static TimestampTz
+next_retry(void)
+{
+    TimestampTz next;
+
+    xact_begin("apapacho_jobs: looking when events are tried again");
+    (void)spi_run("SELECT pg_catalog.min(next_attempt_at) FROM apapacho_jobs.outbox_retry"
+                  " WHERE next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()",
+                  0, NULL, NULL, NULL, true, 1);
+    next = spi_time(0, 1);
+    xact_commit();
+    return next;
 }
 
 /* Whether more events may come soon, by commits that this process can wait for. */
@@ -190,20 +254,49 @@ may_wait(const Publisher *publisher)
            publisher->hand->claimed_count > 0;
 }
 
-/* Waits for a commit. False: none came in time, or the run is to end. */
+/* Waits for a commit, or until an event is to be tried again. False: none came in time, or the run is to end. */
 static bool
 wait_for_commit(const Publisher *publisher)
 {
+    TimestampTz retry_at = next_retry();
     double started_at = clock_ms();
 
+    MemoryContextSwitchTo(publisher->run->context);
     for (;;) {
-        double waited = clock_ms() - started_at;
+        double left = started_at + IDLE_MS - clock_ms();
+        long until_retry = retry_at == 0 ? IDLE_MS : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry_at);
 
         wake_listen(); /* each time: the scheduler may be another one by now */
-        if (wake_is_pending())
+        if (wake_is_pending() || until_retry == 0)
             return true;
-        if (waited >= IDLE_MS || !job_wait_idle(publisher->run, (long)(IDLE_MS - waited) + 1))
+        if (left <= 0 || !job_wait_idle(publisher->run, (long)Min(left, until_retry) + 1))
             return false;
+    }
+}
+
+/* Tells the scheduler when to start the next run. */
+static void
+plan_next_run(const Publisher *publisher)
+{
+    TimestampTz retry_at;
+
+    wake_unlisten();
+    switch (publisher->endpoint.state) {
+    case ENDPOINT_CLOSED:
+    case ENDPOINT_PROBING:
+        wake_hold(0);
+        retry_at = session_terminating ? 0 : next_retry(); /* the next scheduler looks by itself */
+        if (retry_at != 0)
+            wake_note_due(retry_at);
+        break;
+    case ENDPOINT_OPEN:
+        wake_hold(publisher->endpoint.probe_at);
+        wake_note_due(publisher->endpoint.probe_at);
+        break;
+    case ENDPOINT_PAUSED:
+    case ENDPOINT_STOPPED:
+        wake_hold(DT_NOEND); /* apapacho_outbox_resume() ends that */
+        break;
     }
 }
 
@@ -215,8 +308,24 @@ publish_and_wait(Publisher *publisher)
     do
         publish_due(publisher);
     while (may_wait(publisher) && wait_for_commit(publisher));
-    wake_unlisten();
-    wake_hold(publisher->stopped ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GIVEN_UP_MS) : 0);
+}
+
+/* Whether anything may be sent; if not, the result says why. */
+static bool
+is_open_for_events(Publisher *publisher)
+{
+    static const char *const reasons[] = {
+        [ENDPOINT_OPEN] = "the webhook receiver failed again and again, and is left alone for a while",
+        [ENDPOINT_PAUSED] = "the webhook endpoint is paused, until apapacho_outbox_resume()",
+        [ENDPOINT_STOPPED] = "the webhook receiver has said that it is gone; apapacho_outbox_resume() tries it again"};
+    OutboxHand *hand = publisher->hand;
+
+    endpoint_load(&publisher->endpoint, publisher->run->trigger == JOB_TRIGGER_MANUAL);
+    publisher->endpoint_at = clock_ms();
+    if (publisher->endpoint.state == ENDPOINT_CLOSED || publisher->endpoint.state == ENDPOINT_PROBING)
+        return true;
+    hand->errors[hand->error_count++] = pstrdup(reasons[publisher->endpoint.state]);
+    return false;
 }
 
 static char *
@@ -259,15 +368,19 @@ outbox_publish_run(JobRun *run)
 
     PG_TRY();
     {
-        if (publisher.type == PUBLISHER_WEBHOOK)
+        if (publisher.type == PUBLISHER_CONSOLE)
+            publish_and_wait(&publisher);
+        else if (is_open_for_events(&publisher)) {
             webhook_open();
-        publish_and_wait(&publisher);
+            publish_and_wait(&publisher);
+        }
+        plan_next_run(&publisher);
     }
     PG_CATCH();
     {
         webhook_close();
         wake_unlisten();
-        wake_hold(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), GIVEN_UP_MS));
+        wake_hold(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FAILED_RUN_MS));
         PG_RE_THROW();
     }
     PG_END_TRY();

@@ -229,6 +229,18 @@ webhook_send_ready(OutboxHand *hand)
         send_event(hand, event);
 }
 
+/* Whether a receiver is there and copes, whatever it thinks of the event. */
+static bool
+shows_receiver(const DeliveryResult *result)
+{
+    long status = result->http_status;
+
+    if (result->delivered)
+        return true;
+    return result->error_class == DELIVERY_ERROR_HTTP_STATUS && status < 500 && status != 408 && status != 425 &&
+           status != 429;
+}
+
 void
 webhook_run(OutboxHand *hand)
 {
@@ -236,10 +248,11 @@ webhook_run(OutboxHand *hand)
 
     delivery_engine_run(webhook.engine);
     while (delivery_engine_next_result(webhook.engine, &result)) {
+        hand_note_receiver(hand, shows_receiver(&result), result.http_status == 410);
         if (result.delivered)
             outbox_delivered(hand, result.tag);
         else
-            outbox_failed(hand, result.tag, result.error, !result.retryable);
+            outbox_failed(hand, result.tag, result.error, false);
     }
 }
 

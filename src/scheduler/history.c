@@ -30,7 +30,7 @@ static const char *const trigger_names[] = {
     [JOB_TRIGGER_MANUAL] = "manual",
     [JOB_TRIGGER_RECOVERY] = "recovery",
     [JOB_TRIGGER_RETRY] = "retry",
-    [JOB_TRIGGER_COMMIT] = "commit",
+    [JOB_TRIGGER_WORK] = "work",
 };
 
 #define RECORD_COLUMNS                                                                                                 \
@@ -222,7 +222,7 @@ history_mark_lost(void)
         "UPDATE apapacho_jobs.run AS r SET status = 'crashed', "
         "finished_at = GREATEST(pg_catalog.clock_timestamp(), r.started_at), error = $3, "
         "sqlstate = 'XX000', retry_at = (SELECT pg_catalog.clock_timestamp() FROM apapacho_jobs.job AS j "
-        "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' AND r.trigger OPERATOR(pg_catalog.<>) 'commit' "
+        "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' AND r.trigger OPERATOR(pg_catalog.<>) 'work' "
         "AND j.retries OPERATOR(pg_catalog.>=) r.attempt AND NOT j.builtin) "
         "WHERE r.status OPERATOR(pg_catalog.=) 'running' AND r.id OPERATOR(pg_catalog.<) $1 "
         "AND r.id OPERATOR(pg_catalog.<>) ALL ($2)";

@@ -19,10 +19,9 @@
 #include "scheduler/dispatch.h"
 #include "scheduler/ledger.h"
 #include "scheduler/plans.h"
+#include "scheduler/work.h"
 #include "server/extension.h"
 #include "server/settings.h"
-#include "server/user_tables.h"
-#include "server/wake.h"
 #include "server/xact.h"
 
 #define LEAD_MS 250       /* a run is taken so long before it is due */
@@ -565,49 +564,6 @@ take_due(TimestampTz now, TimestampTz *next)
     dispatch_claims(&claims);
 }
 
-/*
- * Commits have brought outbox events: has them published now. By the publisher that is at work, which is told to look
- * again, or else by a run of its own; it is not a scheduled time's, and if it is lost the next of these makes up for
- * it.
- */
-static void
-publish_new_events(TimestampTz now, TimestampTz *next)
-{
-    const int64 id = JOB_OUTBOX + 1;
-    const JobPlan *plan = find_plan(id);
-    MemoryContext step = CurrentMemoryContext;
-    RunSpec spec = {.trigger = JOB_TRIGGER_COMMIT, .attempt = 1, .scheduled_for = now};
-    TimestampTz held_until = wake_held_until();
-    RunTicket ticket;
-    JobRuns runs;
-    bool there;
-
-    if (!wake_is_pending() || !setting_outbox_wake_on_commit || plan == NULL || plan->job->paused)
-        return;
-    dispatch_look(MyDatabaseId, id, false, &runs);
-    if (runs.active) {
-        dispatch_wake_worker(MyDatabaseId, id);
-        return;
-    }
-    if (runs.queued > 0)
-        return;
-    if (held_until > GetCurrentTimestamp()) {
-        note_earliest(next, held_until + (now - GetCurrentTimestamp()));
-        return;
-    }
-    xact_begin("taking a run that a commit has asked for");
-    there = OidIsValid(user_table_oid(TABLE_OUTBOX_EVENT));
-    spec.id = there ? history_next_id() : 0;
-    xact_commit();
-    MemoryContextSwitchTo(step);
-    if (!there) { /* a scheduler that has just started looks too */
-        (void)wake_take();
-        return;
-    }
-    claims_fill_spec(&spec, plan->job);
-    (void)dispatch_request(&spec, false, &ticket); /* if there is no room, the schedule sees to it */
-}
-
 /* Whether the next slot of a run's job has come, so that the run is not wanted any more. */
 static bool
 is_overtaken(const RunSpec *spec, TimestampTz now)
@@ -805,7 +761,7 @@ plans_step(TimestampTz now)
     if (check_lost || check_queued || take_up_cut_off)
         unless_locked(settle_lost, now); /* what was cut off goes on before the next slot is taken */
     take_due(now, &next);
-    publish_new_events(now, &next);
+    note_earliest(&next, work_step(find_plan(WORK_JOB) != NULL ? find_plan(WORK_JOB)->job : NULL, now));
     note_earliest(&next, ledger_flush(now));
     if (next == 0 || next > now + PRUNE_SPACE_MS * INT64CONST(1000) || unpruned > 10 * PRUNE_ROWS)
         unless_locked(prune, now);

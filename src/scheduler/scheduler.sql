@@ -4,7 +4,7 @@ CREATE SEQUENCE apapacho_jobs.run_id_seq;
 CREATE TABLE apapacho_jobs.run (
     id bigint NOT NULL PRIMARY KEY,
     job text NOT NULL,
-    trigger text NOT NULL CHECK (trigger IN ('schedule', 'manual', 'recovery', 'retry', 'commit')),
+    trigger text NOT NULL CHECK (trigger IN ('schedule', 'manual', 'recovery', 'retry', 'work')),
     requested_by text,
     scheduled_for timestamptz NOT NULL,
     started_at timestamptz,
@@ -29,7 +29,7 @@ CREATE INDEX run_job_id_idx ON apapacho_jobs.run (job_id, id DESC);
 CREATE INDEX run_owner_idx ON apapacho_jobs.run ((owner::oid), id DESC);
 CREATE INDEX run_failed_idx ON apapacho_jobs.run ((owner::oid), id DESC) WHERE status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker');
 CREATE INDEX run_finished_idx ON apapacho_jobs.run (finished_at) WHERE status IN ('succeeded', 'cancelled', 'skipped', 'missed', 'coalesced', 'paused');
-CREATE UNIQUE INDEX run_slot_idx ON apapacho_jobs.run (job_id, pass, scheduled_for, attempt) WHERE trigger NOT IN ('manual', 'commit');
+CREATE UNIQUE INDEX run_slot_idx ON apapacho_jobs.run (job_id, pass, scheduled_for, attempt) WHERE trigger NOT IN ('manual', 'work');
 CREATE INDEX run_active_idx ON apapacho_jobs.run (id) WHERE status IN ('queued', 'running');
 CREATE INDEX run_retry_idx ON apapacho_jobs.run (retry_at) WHERE retry_at IS NOT NULL;
 COMMENT ON TABLE apapacho_jobs.run IS 'history: a row for every run of a job, and for the scheduled times (slots) that had none';
@@ -208,7 +208,7 @@ CREATE VIEW apapacho_jobs.slot WITH (security_invoker = true) AS
     SELECT DISTINCT ON (r.job_id, r.pass, r.scheduled_for)
         r.job_id, r.job, r.pass, r.scheduled_for, r.scheduled_until, r.slots, r.status, r.attempt, r.id AS run_id
     FROM apapacho_jobs.run AS r
-    WHERE r.trigger NOT IN ('manual', 'commit')
+    WHERE r.trigger NOT IN ('manual', 'work')
     ORDER BY r.job_id, r.pass, r.scheduled_for, r.attempt DESC;
 COMMENT ON VIEW apapacho_jobs.slot IS
     'the ledger of scheduled times: how each ended (or stands) after its last attempt; a row with slots > 1 tells of several in a row';

@@ -28,14 +28,14 @@ typedef enum JobTrigger {
     JOB_TRIGGER_MANUAL,
     JOB_TRIGGER_RECOVERY, /* goes on with a run that a crash or a shutdown cut off */
     JOB_TRIGGER_RETRY,    /* another attempt after a failure */
-    JOB_TRIGGER_COMMIT    /* a commit has brought work (wake.h) */
+    JOB_TRIGGER_WORK      /* there is work: a commit has brought some, or some has come due (wake.h) */
 } JobTrigger;
 
 /* Whether a run by that trigger stands for a scheduled time, which must not be lost. */
 static inline bool
 job_trigger_has_slot(JobTrigger trigger)
 {
-    return trigger != JOB_TRIGGER_MANUAL && trigger != JOB_TRIGGER_COMMIT;
+    return trigger != JOB_TRIGGER_MANUAL && trigger != JOB_TRIGGER_WORK;
 }
 
 /* One run of a job, as the job's function sees it. */

@@ -62,6 +62,7 @@ typedef struct SchedulerSlot {
     pg_atomic_uint32 new_events; /* outbox events have been committed since a publisher last looked; without the lock */
     int publisher;               /* the process that waits for that, or NO_PROCESS; read without the lock */
     TimestampTz publisher_held_until;
+    TimestampTz publisher_due_at; /* when an event or an endpoint is to be tried again; 0: none */
 } SchedulerSlot;
 
 /* The states of a run; dispatch.c makes every change of state. */

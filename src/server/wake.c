@@ -98,6 +98,46 @@ wake_unlisten(void)
 }
 
 void
+wake_note_due(TimestampTz at)
+{
+    SchedulerSlot *slot;
+
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    slot = find_slot();
+    if (slot != NULL && (slot->publisher_due_at == 0 || at < slot->publisher_due_at)) {
+        slot->publisher_due_at = at;
+        shared_wake(slot->process);
+    }
+    LWLockRelease(shared->lock);
+}
+
+void
+wake_forget_due(void)
+{
+    SchedulerSlot *slot;
+
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    slot = find_slot();
+    if (slot != NULL)
+        slot->publisher_due_at = 0;
+    LWLockRelease(shared->lock);
+}
+
+TimestampTz
+wake_due_at(void)
+{
+    TimestampTz at = 0;
+    SchedulerSlot *slot;
+
+    LWLockAcquire(shared->lock, LW_SHARED);
+    slot = find_slot();
+    if (slot != NULL)
+        at = slot->publisher_due_at;
+    LWLockRelease(shared->lock);
+    return at;
+}
+
+void
 wake_hold(TimestampTz until)
 {
     SchedulerSlot *slot;

@@ -30,6 +30,14 @@ bool wake_take(void);
 void wake_listen(void);
 void wake_unlisten(void);
 
+/*
+ * Something will be due at that time: the scheduler sets the flag then. Only the earliest is kept; wake_forget_due()
+ * forgets it. wake_due_at(): that time; 0: none.
+ */
+void wake_note_due(TimestampTz at);
+void wake_forget_due(void);
+TimestampTz wake_due_at(void);
+
 /* No publisher is to be started by commits before that time: it would get nowhere. 0: no such time. */
 void wake_hold(TimestampTz until);
 TimestampTz wake_held_until(void);

@@ -129,18 +129,71 @@ subtest 'the maximum of attempts: failed for good, until it is retried by hand' 
     $recorder->take;
 };
 
-subtest '410 Gone and redirects' => sub {
-    $recorder->answer(Gone => 410, Moved => 'redirect');
-    my ($gone, $next, $moved) = emit($node, 'Order/4/Gone', 'Order/4/Next', 'Order/5/Moved');
-    is_deeply([@{ process($node) }{qw(processed failed)}], [1, 2], 'two fail');
+subtest 'redirects' => sub {
+    $recorder->answer(Moved => 'redirect');
+    my ($moved) = emit($node, 'Order/5/Moved');
+    is_deeply([@{ process($node) }{qw(processed failed)}], [0, 1], 'one fails');
     my @requests = $recorder->take;
-
-    is(event($node, $gone, qq{$unsent, "retryCount", "lastError"}), 't|4|HTTP 410 Told: told to answer 410', '410: failed for good at once');
-    is(retry_of($gone), '', 'no retry');
-    is(event($node, $next, $unsent), 'f', 'the next one goes out in the same run');
     is(event($node, $moved, qq{$unsent, "retryCount", "lastError" ~ '^HTTP 302 '}), 't|1|t', 'a redirect is a failure');
     is(scalar(grep { $_->{line} !~ m{^POST /hook\?a=1 } } @requests), 0, 'and is not followed');
-    is(join(' ', sort map { $_->{headers}{'x-event-type'} } @requests), 'Gone Moved Next', 'one request each');
+    is(scalar(@requests), 1, 'one request');
+    $recorder->answer(Moved => 200);
+    due_now($node);
+    process($node);
+    $recorder->take;
+};
+
+# What the endpoint's row says.
+sub endpoint { return $node->ask("SELECT $_[0] FROM apapacho_jobs.outbox_endpoint WHERE name = 'default'") }
+
+subtest '410 Gone stops the endpoint, until it is resumed' => sub {
+    $recorder->answer(Gone => 410);
+    my ($gone, $next) = emit($node, 'Order/4/Gone', 'Order/4/Next');
+    my $position = $node->log_position;
+    is_deeply([@{ process($node) }{qw(processed failed)}], [0, 1], 'the event fails');
+    like($node->log_since($position), qr/WARNING: .*gone for good.*HTTP 410.*\n.*HINT: .*apapacho_outbox_resume\(\)/, 'the log says so');
+    is(endpoint('stopped_at IS NOT NULL, last_error'), 't|HTTP 410 Told: told to answer 410', 'so does its row');
+    is(event($node, $gone, qq{$unsent, "retryCount"}), 't|1', 'the event is kept');
+    emit($node, 'Order/6/Created');
+    due_now($node);
+    my $answer = process($node);
+    is_deeply([@{$answer}{qw(processed failed)}], [0, 0], 'nothing else is sent');
+    like($answer->{errors}[0], qr/has said that it is gone; apapacho_outbox_resume\(\)/, 'the answer says why');
+    is(types_of([$recorder->take]), 'Gone', 'one request in all');
+    $recorder->answer(Gone => 200);
+    is($node->ask('SELECT apapacho_outbox_resume()'), 't', 'resumed');
+    is($node->ask('SELECT apapacho_outbox_resume()'), 'f', 'once');
+    is(process($node)->{processed}, 3, 'all are sent');
+    is(join(' ', grep { $_ ne 'Created' } split(/ /, types_of([$recorder->take]))), 'Gone Next', 'in their order');
+};
+
+subtest 'paused' => sub {
+    is($node->ask('SELECT apapacho_outbox_pause(), apapacho_outbox_pause()'), 't|f', 'paused once');
+    emit($node, 'Order/7/Created');
+    my $answer = process($node);
+    is($answer->{processed}, 0, 'nothing is sent');
+    like($answer->{errors}[0], qr/paused, until apapacho_outbox_resume\(\)/, 'the answer says why');
+    is($node->ask('SELECT apapacho_outbox_resume()'), 't', 'resumed');
+    is(process($node)->{processed}, 1, 'it is sent');
+
+    # in the middle of a run
+    $recorder->answer(Slow => 'hang');
+    apply($node, 'apapacho_jobs.outbox_concurrency' => 1);
+    emit($node, map { "Pause/$_/Slow" } 1 .. 3);
+    $recorder->take;
+    my $run = $node->run_job('outbox', wait => 0)->{runId};
+    $recorder->wait_for(1);
+    $node->ask('SELECT apapacho_outbox_pause()');
+    # it looks every second
+    $node->wait_for("SELECT query_start > (SELECT paused_at FROM apapacho_jobs.outbox_endpoint) AND query ~ 'whether events may be sent'
+        FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker'", 'it has seen that');
+    $recorder->answer(Slow => 200);
+    $node->wait_for_run("id = $run AND result->>'processed' = '1'");
+    is(scalar($recorder->take), 0, 'what was on its way is waited for, nothing else is sent');
+    apply($node, 'apapacho_jobs.outbox_concurrency' => 64);
+    $node->ask('SELECT apapacho_outbox_resume()');
+    is(process($node)->{processed}, 2, 'the others follow');
+    $recorder->take;
 };
 
 subtest 'receivers that hang, break off or talk nonsense' => sub {
@@ -167,29 +220,51 @@ subtest 'receivers that hang, break off or talk nonsense' => sub {
     $requests{ $_->{headers}{'x-event-type'} }++ for $recorder->take;
     is_deeply(\%requests, { (map { $_ => 1 } @kinds), Created => 5, Paid => 5 }, 'each is sent once');
 
-    $recorder->answer(map { $_ => 200 } @kinds, 'Moved');
+    $recorder->answer(map { $_ => 200 } @kinds);
     due_now($node);
-    is_deeply([@{ process($node) }{qw(processed failed)}], [6, 0], 'all are delivered later');
+    is_deeply([@{ process($node) }{qw(processed failed)}], [5, 0], 'all are delivered later');
     $recorder->take;
     apply($node, 'apapacho_jobs.outbox_timeout' => '15s');
 };
 
-subtest 'a receiver that is not there costs a batch of attempts' => sub {
-    my @ids = emit($node, map { "Down/$_/Created" } 1 .. 35);
+subtest 'a receiver that is not there costs a probe, not the backlog' => sub {
+    my @ids = emit($node, map { "Down/$_/Created" } 1 .. 200);
     my $closed = IO::Socket::INET->new(LocalAddr => '127.0.0.1', Listen => 1) or die "listen: $!";
     my $port = $closed->sockport;
+    my $tried = q{SELECT count(*) FROM "OutboxEvent" WHERE "aggregateType" = 'Down' AND "retryCount" > 0};
     close $closed;
-    apply($node, 'apapacho_jobs.outbox_batch_size' => 12, 'apapacho_jobs.outbox_webhook_url' => "http://user:pass\@127.0.0.1:$port/");
-    is_deeply([@{ process($node) }{qw(status processed failed)}], ['succeeded', 0, 12], 'the run ends after one batch');
+    apply($node, 'apapacho_jobs.outbox_concurrency' => 8, 'apapacho_jobs.outbox_webhook_url' => "http://user:pass\@127.0.0.1:$port/");
+    my $position = $node->log_position;
+    my $answer = process($node);
+    is_deeply([@{$answer}{qw(status processed)}], ['succeeded', 0], 'the run');
+    cmp_ok($answer->{failed}, '>=', 20, 'after twenty failures ...');
+    cmp_ok($answer->{failed}, '<', 40, '... and what was on its way it is left alone');
+    like($node->log_since($position), qr/WARNING: .*failed 20 times in a row.*connection refused/, 'the log says so');
     is($node->ask(q{SELECT DISTINCT "retryCount", "lastError" FROM "OutboxEvent" WHERE "retryCount" > 0 AND "aggregateType" = 'Down'}),
         '1|connection refused', 'the reason');
-    is($node->ask(q{SELECT count(*) FROM apapacho_jobs.outbox_retry}), '12', 'they are due later');
-    is_deeply([@{ process($node) }{qw(processed failed)}], [0, 12], 'the next run tries others');
+    is($node->ask(q{SELECT count(*) FROM apapacho_jobs.outbox_retry}), $answer->{failed}, 'they are due later');
+    is(endpoint(q{open_since IS NOT NULL, probe_at - now() BETWEEN interval '3 s' AND interval '5.6 s', failed_probes, last_error}),
+        't|t|0|connection refused', 'its row says so');
 
-    apply($node, 'apapacho_jobs.outbox_batch_size' => 1000, 'apapacho_jobs.outbox_webhook_url' => $recorder->url);
+    my $before = $node->ask($tried);
+    is_deeply([@{ process($node) }{qw(processed failed)}], [0, 1], 'a run by hand probes with one event');
+    is($node->ask($tried), $before + 1, 'another one');
+    is(endpoint(q{failed_probes, probe_at - now() BETWEEN interval '8 s' AND interval '11.1 s'}), '1|t', 'the next one is later');
+
+    # by schedule it is left alone
+    $node->reconfigure('apapacho_jobs.outbox_cron' => '1 seconds');
+    my $id = $node->wait_for_run(q{job = 'outbox' AND trigger = 'schedule' AND status = 'succeeded'});
+    is($node->ask("SELECT result->>'failed' FROM apapacho_jobs.run WHERE id = $id"), '0', 'a run by schedule does not');
+    $node->reconfigure('apapacho_jobs.outbox_cron' => '0 0 1 1 *');
+    $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker'}, 'none is at work');
+
+    apply($node, 'apapacho_jobs.outbox_concurrency' => 64, 'apapacho_jobs.outbox_webhook_url' => $recorder->url);
     due_now($node);
-    is(process($node)->{processed}, 35, 'when it is back, all are delivered');
-    is(scalar($recorder->take), 35, 'once each');
+    $position = $node->log_position;
+    is(process($node)->{processed}, 200, 'when it is back, all are delivered');
+    like($node->log_since($position), qr/LOG: .*receiver is back/, 'the log says so');
+    is(endpoint('open_since IS NULL, failed_probes'), 't|0', 'its row too');
+    is(scalar($recorder->take), 200, 'once each');
 };
 
 subtest 'nothing is held while the network is waited for' => sub {

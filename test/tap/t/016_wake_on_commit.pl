@@ -24,7 +24,7 @@ my $insert = q{INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "e
 sub insert { return sprintf($insert, $_[0]) }
 
 sub idle_run {
-    return $node->wait_for_run(q{job = 'outbox' AND trigger = 'commit' AND status = 'running'});
+    return $node->wait_for_run(q{job = 'outbox' AND trigger = 'work' AND status = 'running'});
 }
 
 # None waits for commits or will do so.
@@ -52,7 +52,7 @@ subtest 'whatever way events are added' => sub {
         is(types_of(\@requests), $type, $type);
     }
     my $run = idle_run();
-    is($node->ask(q{SELECT count(*) FROM apapacho_jobs.run WHERE job = 'outbox' AND trigger = 'commit' AND id > } . ($run - 1)), '1',
+    is($node->ask(q{SELECT count(*) FROM apapacho_jobs.run WHERE job = 'outbox' AND trigger = 'work' AND id > } . ($run - 1)), '1',
         'the run goes on with what comes soon');
     is($node->ask(q{SELECT executing, running FROM apapacho_job_status() WHERE name = 'outbox'}), 'f|t', 'which waits, and does not execute');
     $node->ask('BEGIN; ' . insert('Undone') . '; ROLLBACK');
@@ -146,9 +146,9 @@ subtest 'not when it is switched off, or the job is paused; and not again and ag
     $node->reconfigure('apapacho_jobs.outbox_webhook_url' => '');
     my $last = $node->ask(q{SELECT max(id) FROM apapacho_jobs.run});
     $node->ask(insert('NoUrl'));
-    ok($node->wait_for_run("id > $last AND trigger = 'commit' AND status = 'failed'"), 'a run that fails');
+    ok($node->wait_for_run("id > $last AND trigger = 'work' AND status = 'failed'"), 'a run that fails');
     $node->ask(insert('NoUrl')) for 1 .. 20;
-    is($node->ask("SELECT count(*) FROM apapacho_jobs.run WHERE id > $last AND trigger = 'commit'"), '1', 'is not repeated for each commit');
+    is($node->ask("SELECT count(*) FROM apapacho_jobs.run WHERE id > $last AND trigger = 'work'"), '1', 'is not repeated for each commit');
     $node->reconfigure('apapacho_jobs.outbox_webhook_url' => $recorder->url);
     is(process($node)->{processed}, 21, 'nothing is lost');
 };
