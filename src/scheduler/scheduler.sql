@@ -34,7 +34,7 @@ CREATE INDEX run_active_idx ON apapacho_jobs.run (id) WHERE status IN ('queued',
 CREATE INDEX run_retry_idx ON apapacho_jobs.run (retry_at) WHERE retry_at IS NOT NULL;
 COMMENT ON TABLE apapacho_jobs.run IS 'history: a row for every run of a job, and for the scheduled times (slots) that had none';
 COMMENT ON COLUMN apapacho_jobs.run.trigger IS
-    'schedule; manual (apapacho_run_job); recovery: goes on with a run that a crash or a shutdown cut off; retry: another attempt after a failure';
+    'schedule; manual (apapacho_run_job); work: a commit has brought outbox events, or some have come due for another attempt; recovery: goes on with a run that a crash or a shutdown cut off; retry: another attempt after a failure';
 COMMENT ON COLUMN apapacho_jobs.run.requested_by IS 'role that ran the job by hand';
 COMMENT ON COLUMN apapacho_jobs.run.status IS
     'queued (taken, not begun); running; succeeded; failed (the job raised an error); timed_out; cancelled (apapacho_cancel_run, pg_cancel_backend); '
@@ -71,6 +71,8 @@ COMMENT ON COLUMN apapacho_jobs.job_state.off_since IS 'the schedules have been 
 CREATE FUNCTION apapacho_jobs.prune_history(batch integer) RETURNS bigint
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     SET search_path = pg_catalog, pg_temp
+    -- the table's statistics are old where it grows fast
+    SET enable_seqscan = off SET enable_bitmapscan = off SET enable_hashjoin = off SET enable_mergejoin = off SET jit = off
     AS $$
         WITH RECURSIVE settings AS (
             SELECT nullif(current_setting('apapacho_jobs.history_days')::integer, 0) AS days,
@@ -87,26 +89,35 @@ CREATE FUNCTION apapacho_jobs.prune_history(batch integer) RETURNS bigint
                  ORDER BY r.id DESC OFFSET rows LIMIT 1) AS last_failed_id
             FROM settings, owners AS o
             WHERE o.owner IS NOT NULL
-        ), too_many (id) AS (
-            -- along indexes, from the bounds on: what is kept is not looked at
-            SELECT r.id FROM apapacho_jobs.run AS r, settings
+        ), old (id) AS (
+            -- Along indexes, from the bounds on: what is kept is not looked at. Each part ends when it has found enough, however much there is.
+            (SELECT r.id FROM settings, apapacho_jobs.run AS r
             WHERE r.finished_at < now() - make_interval(days => days) AND r.status IN ('succeeded', 'cancelled', 'skipped', 'missed', 'coalesced', 'paused')
-            UNION ALL
-            SELECT r.id FROM owners AS o, settings, apapacho_jobs.run AS r
-            WHERE r.owner::oid = o.owner AND r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker') AND r.finished_at < now() - make_interval(days => failed_days)
-            UNION ALL
-            SELECT r.id FROM bounds AS b, apapacho_jobs.run AS r
-            WHERE r.owner::oid = b.owner AND r.id <= b.last_id AND r.status IN ('succeeded', 'cancelled', 'skipped', 'missed', 'coalesced', 'paused')
-            UNION ALL
-            SELECT r.id FROM bounds AS b, apapacho_jobs.run AS r
-            WHERE r.owner::oid = b.owner AND r.id <= b.last_failed_id AND r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
-        ), old AS (
-            SELECT DISTINCT r.id
-            FROM too_many AS t JOIN apapacho_jobs.run AS r ON r.id = t.id
-            WHERE r.retry_at IS NULL
-                AND (r.started_at IS NULL OR EXISTS (
-                    SELECT FROM apapacho_jobs.run AS later
-                    WHERE later.job_id = r.job_id AND later.id > r.id AND later.started_at IS NOT NULL))
+                AND r.retry_at IS NULL AND (r.started_at IS NULL OR EXISTS (
+                    SELECT FROM apapacho_jobs.run AS later WHERE later.job_id = r.job_id AND later.id > r.id AND later.started_at IS NOT NULL))
+            LIMIT batch)
+            UNION
+            SELECT f.id FROM settings, owners AS o CROSS JOIN LATERAL (
+                SELECT r.id FROM apapacho_jobs.run AS r
+                WHERE r.owner::oid = o.owner AND r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
+                    AND r.finished_at < now() - make_interval(days => failed_days)
+                    AND r.retry_at IS NULL AND (r.started_at IS NULL OR EXISTS (
+                    SELECT FROM apapacho_jobs.run AS later WHERE later.job_id = r.job_id AND later.id > r.id AND later.started_at IS NOT NULL))
+                ORDER BY r.id LIMIT batch) AS f
+            UNION
+            SELECT f.id FROM bounds AS b CROSS JOIN LATERAL (
+                SELECT r.id FROM apapacho_jobs.run AS r
+                WHERE r.owner::oid = b.owner AND r.id <= b.last_id AND r.status IN ('succeeded', 'cancelled', 'skipped', 'missed', 'coalesced', 'paused')
+                    AND r.retry_at IS NULL AND (r.started_at IS NULL OR EXISTS (
+                    SELECT FROM apapacho_jobs.run AS later WHERE later.job_id = r.job_id AND later.id > r.id AND later.started_at IS NOT NULL))
+                ORDER BY r.id LIMIT batch) AS f
+            UNION
+            SELECT f.id FROM bounds AS b CROSS JOIN LATERAL (
+                SELECT r.id FROM apapacho_jobs.run AS r
+                WHERE r.owner::oid = b.owner AND r.id <= b.last_failed_id AND r.status IN ('failed', 'timed_out', 'interrupted', 'crashed', 'no_worker')
+                    AND r.retry_at IS NULL AND (r.started_at IS NULL OR EXISTS (
+                    SELECT FROM apapacho_jobs.run AS later WHERE later.job_id = r.job_id AND later.id > r.id AND later.started_at IS NOT NULL))
+                ORDER BY r.id LIMIT batch) AS f
             LIMIT batch
         ), deleted AS (
             DELETE FROM apapacho_jobs.run AS r USING old WHERE r.id = old.id RETURNING 1

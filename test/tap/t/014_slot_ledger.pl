@@ -7,6 +7,7 @@ use strict;
 use warnings;
 
 use Apapacho;
+use JSON::PP ();
 use Ledger;
 use List::Util qw(shuffle);
 use Test::More;
@@ -361,6 +362,25 @@ subtest 'the history keeps what it is to keep, and not more' => sub {
     is($runs->(q{job NOT LIKE 'many%'}), "aged $rows, once 1, once_failed 1, retried 2",
         'so many failures, and the last run of each job; further what is to be tried again');
     is($clocked->ask("SELECT retry_at IS NOT NULL FROM apapacho_jobs.run WHERE id = $pending"), 't', 'still');
+};
+
+subtest 'what is pruned costs the same, however much there is' => sub {
+    # pages that are looked at for a hundred rows
+    my $pages = sub {
+        $clocked->ask(qq{INSERT INTO apapacho_jobs.run (id, job, trigger, scheduled_for, scheduled_until, started_at, finished_at, status, job_id, owner)
+            SELECT nextval('apapacho_jobs.run_id_seq'), 'aged', 'manual', t, t, t, t, 'succeeded', id, owner
+            FROM apapacho_jobs.job, generate_series(1, $_[0]), (SELECT now() AS t) AS a WHERE name = 'aged'});
+        my ($plan) = @{ JSON::PP::decode_json($clocked->ask('EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) SELECT apapacho_jobs.prune_history(100)')) };
+        return $plan->{Plan}{'Shared Hit Blocks'} + $plan->{Plan}{'Shared Read Blocks'};
+    };
+
+    $clocked->reconfigure('apapacho_jobs.enabled' => 'off');
+    $clocked->wait_for_no_scheduler;
+    $pages->(2000);    # whatever is looked up for the first time
+    my $few = $pages->(2000);
+    my $many = $pages->(60000);
+    diag("$few pages, and $many with 60,000 rows more");
+    cmp_ok($many, '<', 2 * $few, 'a hundred rows are deleted without a look at the others');
 };
 
 subtest 'meanwhile, on a server that nobody disturbed: a run each second' => sub {
