@@ -68,9 +68,11 @@ OUTBOX_OBJS = \
 	src/outbox/endpoint.o \
 	src/outbox/events.o \
 	src/outbox/hand.o \
+	src/outbox/helpers.o \
 	src/outbox/printable.o \
 	src/outbox/publisher.o \
 	src/outbox/record.o \
+	src/outbox/share.o \
 	src/outbox/webhook.o
 
 PAYOUT_OBJS = \

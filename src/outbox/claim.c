@@ -22,6 +22,7 @@
 #include "utils/memutils.h"
 
 #include "outbox/hand.h"
+#include "outbox/share.h"
 #include "server/settings.h"
 #include "server/user_tables.h"
 #include "server/xact.h"
@@ -49,7 +50,7 @@ static const char claim_sql[] =
     "SELECT e.id, e.\"aggregateType\", e.\"aggregateId\", e.\"eventType\", e.payload, e.\"createdAt\","
     " e.\"retryCount\", e.ctid, own.event_id IS NOT NULL"
     " FROM %1$s e LEFT JOIN apapacho_jobs.outbox_waiting own ON own.event_id = e.id"
-    " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1"
+    " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1 %2$s"
     " AND (own.event_id IS NULL OR own.next_attempt_at <= pg_catalog.statement_timestamp())"
     " AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r JOIN %1$s x ON x.id = r.event_id"
     "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\""
@@ -57,6 +58,10 @@ static const char claim_sql[] =
     "  AND (x.\"createdAt\" < e.\"createdAt\""
     "   OR x.\"createdAt\" = e.\"createdAt\" AND (own.event_id IS NULL OR x.id < e.id)))"
     " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
+
+/* Those of this publisher's share, where that is not the whole. */
+static const char share_sql[] =
+    "AND (pg_catalog.hashtextextended(e.\"aggregateType\" || '/' || e.\"aggregateId\", 0) & $4) = ANY ($3)";
 
 int
 outbox_plan_by_index(void)
@@ -278,8 +283,10 @@ settle_ties(OutboxBatch *batch)
 int
 outbox_claim(OutboxHand *hand, int limit)
 {
-    Oid types[] = {INT4OID, INT4OID};
-    Datum values[] = {Int32GetDatum(setting_outbox_max_retries), Int32GetDatum(limit + TIE_ROWS + hand->count)};
+    Oid types[] = {INT4OID, INT4OID, INT4ARRAYOID, INT8OID};
+    Datum values[] = {Int32GetDatum(setting_outbox_max_retries), Int32GetDatum(limit + TIE_ROWS + hand->count),
+                      (Datum)0, Int64GetDatum(OUTBOX_SLOTS - 1)};
+    bool whole = share_is_whole();
     MemoryContext context = AllocSetContextCreate(hand->context, "outbox batch", ALLOCSET_DEFAULT_SIZES);
     OutboxBatch *batch = MemoryContextAllocZero(context, sizeof(*batch));
     MemoryContext before = CurrentMemoryContext;
@@ -295,9 +302,11 @@ outbox_claim(OutboxHand *hand, int limit)
 
     xact_begin("apapacho_jobs: claiming outbox events");
     run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
-    sql = psprintf(claim_sql, user_table_name(TABLE_OUTBOX_EVENT));
+    sql = psprintf(claim_sql, user_table_name(TABLE_OUTBOX_EVENT), whole ? "" : share_sql);
+    if (!whole)
+        values[2] = share_slots();
     level = outbox_plan_by_index();
-    cursor = SPI_cursor_open_with_args(NULL, sql, 2, types, values, NULL, true, CURSOR_OPT_NO_SCROLL);
+    cursor = SPI_cursor_open_with_args(NULL, sql, whole ? 2 : 4, types, values, NULL, true, CURSOR_OPT_NO_SCROLL);
     read_events(batch, hand, cursor, limit);
     SPI_cursor_close(cursor);
     AtEOXact_GUC(true, level);

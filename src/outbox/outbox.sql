@@ -11,6 +11,7 @@ CREATE TABLE apapacho_jobs.outbox_retry (
     next_attempt_at timestamptz NOT NULL
 );
 CREATE INDEX outbox_retry_aggregate_idx ON apapacho_jobs.outbox_retry (aggregate_type, aggregate_id);
+CREATE INDEX outbox_retry_due_idx ON apapacho_jobs.outbox_retry (next_attempt_at);
 COMMENT ON TABLE apapacho_jobs.outbox_retry IS
     'when the outbox events whose last delivery failed are due again; their aggregates wait for them';
 

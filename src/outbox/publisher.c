@@ -7,6 +7,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "portability/instr_time.h"
 #include "utils/json.h"
@@ -16,7 +17,10 @@
 #include "outbox/console.h"
 #include "outbox/endpoint.h"
 #include "outbox/hand.h"
+#include "outbox/helpers.h"
 #include "outbox/outbox.h"
+#include "outbox/publisher.h"
+#include "outbox/share.h"
 #include "outbox/webhook.h"
 #include "server/session.h"
 #include "server/settings.h"
@@ -36,6 +40,9 @@
 #define RECORD_EVENTS 200
 #define RECORD_INTERVAL_MS 250
 
+/* So often a publisher that only waits for its helpers looks for more to do. */
+#define HELPERS_TICK_MS 100
+
 /* A publisher that has nothing to do waits so long for commits. */
 #define IDLE_MS 10000
 
@@ -47,9 +54,13 @@ typedef struct Publisher {
     PublisherType type;
     OutboxHand *hand;
     Endpoint endpoint;
-    double endpoint_at;     /* when it was looked at last, by clock_ms() */
-    int64 left;             /* events that may still be claimed */
-    bool stopped;           /* nothing else is to be begun */
+    double endpoint_at; /* when it was looked at last, by clock_ms() */
+    int64 left;         /* events that may still be claimed */
+    bool stopped;       /* nothing else is to be begun */
+    int part;           /* of the slots: number part of parts; the helpers have the others */
+    int parts;
+    bool wants_help;        /* there is a lot to do: helpers are to be started when nothing is in hand */
+    TimestampTz claimed_at; /* when it last looked for events */
     bool exhausted;         /* the last claim found less than it might have */
     int64 checked_outcomes; /* of the run, when check_recorded() looked last */
     int64 checked_records;
@@ -95,6 +106,59 @@ check_recorded(Publisher *publisher)
     publisher->checked_records = hand->recorded_count;
 }
 
+static void
+report_progress(const OutboxHand *hand)
+{
+    int64 delivered;
+    int64 failed;
+
+    helpers_totals(&delivered, &failed);
+    job_progress(delivered + failed + hand->delivered_count + hand->failed_count, -1, "events");
+}
+
+/* Takes the slots that are this publisher's: its part, and those of helpers that have ended. */
+static void
+take_share(Publisher *publisher)
+{
+    bool alone = true;
+
+    share_take(publisher->part, publisher->parts);
+    if (publisher->part > 0)
+        return;
+    for (int part = 1; part < publisher->parts; part++) {
+        if (helpers_has(part))
+            alone = false;
+        else
+            share_take(part, publisher->parts);
+    }
+    if (alone)
+        publisher->parts = 1;
+}
+
+/* A full batch was found: others are to help. */
+static bool
+needs_help(const Publisher *publisher)
+{
+    return setting_outbox_workers > 1 && publisher->part == 0 && publisher->parts == 1 &&
+           publisher->type == PUBLISHER_WEBHOOK && publisher->left > OUTBOX_HAND_EVENTS &&
+           publisher->endpoint.state == ENDPOINT_CLOSED && !publisher->stopped;
+}
+
+/* With nothing in hand: divides the slots. */
+static void
+start_helpers(Publisher *publisher)
+{
+    int count = Min(setting_outbox_workers, OUTBOX_MOST_WORKERS) - 1;
+
+    publisher->wants_help = false;
+    if (count < 1 || publisher->stopped)
+        return;
+    publisher->parts = count + 1;
+    share_keep(0, publisher->parts); /* first: they look at once */
+    if (helpers_start(publisher->run, count) == 0)
+        publisher->parts = 1;
+}
+
 /* Takes more events into the hand. Returns how many. */
 static int
 claim(Publisher *publisher)
@@ -110,14 +174,20 @@ claim(Publisher *publisher)
         limit = Min(limit, 1 - hand->count);
     if (publisher->stopped || limit <= 0 || hand->bytes >= OUTBOX_HAND_BYTES)
         return 0;
-    (void)wake_take();
+    take_share(publisher);
+    if (share_is_empty())
+        return 0; /* others see to all of them */
+    if (publisher->part == 0)
+        (void)wake_take();
     started_at = clock_ms();
+    publisher->claimed_at = GetCurrentTimestamp();
     count = outbox_claim(hand, limit);
     MemoryContextSwitchTo(publisher->run->context);
     publisher->next_claim_at = clock_ms() + (clock_ms() - started_at) * CLAIM_TIME_PART;
     publisher->left -= count;
     publisher->exhausted = count < limit;
-    job_progress(hand->delivered_count + hand->failed_count, -1, "events");
+    publisher->wants_help = publisher->wants_help || (!publisher->exhausted && needs_help(publisher));
+    report_progress(hand);
     return count;
 }
 
@@ -127,7 +197,7 @@ wants_more(const Publisher *publisher)
 {
     const OutboxHand *hand = publisher->hand;
 
-    if (publisher->left == 0 || hand->ready_count > 0 || !webhook_has_room())
+    if (publisher->left == 0 || publisher->wants_help || hand->ready_count > 0 || !webhook_has_room())
         return false;
     return (!publisher->exhausted || wake_is_pending()) && clock_ms() >= publisher->next_claim_at;
 }
@@ -199,32 +269,59 @@ record_in_between(Publisher *publisher)
         record(publisher);
 }
 
+/* Sends what is in hand and what comes to it, until nothing is left there. */
+static void
+send_all(Publisher *publisher)
+{
+    OutboxHand *hand = publisher->hand;
+
+    if (publisher->type == PUBLISHER_CONSOLE) {
+        console_publish(hand);
+        note_stop(publisher);
+        return;
+    }
+    for (;;) {
+        outbox_check_interrupts(hand);
+        note_stop(publisher);
+        if (!publisher->stopped && wants_more(publisher))
+            (void)claim(publisher);
+        webhook_send_ready(hand);
+        webhook_run(hand);
+        record_in_between(publisher);
+        if (hand->ready_count == 0 && webhook_in_flight() == 0)
+            break;
+        if (hand->ready_count == 0 || !webhook_has_room())
+            webhook_wait(patience(publisher));
+    }
+}
+
+/* There is nothing left but what the helpers are at. */
+static void
+wait_for_helpers(Publisher *publisher)
+{
+    outbox_check_interrupts(publisher->hand);
+    note_stop(publisher);
+    if (publisher->stopped)
+        helpers_stop();
+    else
+        webhook_wait(HELPERS_TICK_MS); /* their ends wake us */
+    report_progress(publisher->hand);
+}
+
 /* Publishes until a claim finds nothing. */
 static void
 publish_due(Publisher *publisher)
 {
-    OutboxHand *hand = publisher->hand;
-
     publisher->recorded_at = clock_ms();
-    while (publisher->left > 0 && claim(publisher) > 0) {
-        if (publisher->type == PUBLISHER_CONSOLE) {
-            console_publish(hand);
-            note_stop(publisher);
-            continue;
-        }
-        for (;;) {
-            outbox_check_interrupts(hand);
-            note_stop(publisher);
-            if (!publisher->stopped && wants_more(publisher))
-                (void)claim(publisher);
-            webhook_send_ready(hand);
-            webhook_run(hand);
-            record_in_between(publisher);
-            if (hand->ready_count == 0 && webhook_in_flight() == 0)
-                break;
-            if (hand->ready_count == 0 || !webhook_has_room())
-                webhook_wait(patience(publisher));
-        }
+    while (publisher->left > 0) {
+        if (publisher->wants_help)
+            start_helpers(publisher);
+        if (claim(publisher) > 0)
+            send_all(publisher);
+        else if (publisher->part == 0 && helpers_any())
+            wait_for_helpers(publisher);
+        else if (publisher->parts == 1 || publisher->part > 0 || publisher->stopped)
+            break;
     }
     record(publisher);
     if (publisher->type == PUBLISHER_WEBHOOK)
@@ -233,14 +330,17 @@ publish_due(Publisher *publisher)
 
 /* When an event that waits for another attempt will be due; 0: there is none. */
 static TimestampTz
-next_retry(void)
+next_retry(const Publisher *publisher)
 {
+    Oid type = TIMESTAMPTZOID;
+    Datum since =
+        TimestampTzGetDatum(publisher->claimed_at); /* what was due then and is still there is not to be had */
     TimestampTz next;
 
     xact_begin("apapacho_jobs: looking when events are tried again");
     (void)spi_run("SELECT pg_catalog.min(next_attempt_at) FROM apapacho_jobs.outbox_retry"
-                  " WHERE next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()",
-                  0, NULL, NULL, NULL, true, 1);
+                  " WHERE next_attempt_at OPERATOR(pg_catalog.>) $1",
+                  1, &type, &since, NULL, true, 1);
     next = spi_time(0, 1);
     xact_commit();
     return next;
@@ -258,7 +358,7 @@ may_wait(const Publisher *publisher)
 static bool
 wait_for_commit(const Publisher *publisher)
 {
-    TimestampTz retry_at = next_retry();
+    TimestampTz retry_at = next_retry(publisher);
     double started_at = clock_ms();
 
     MemoryContextSwitchTo(publisher->run->context);
@@ -285,7 +385,7 @@ plan_next_run(const Publisher *publisher)
     case ENDPOINT_CLOSED:
     case ENDPOINT_PROBING:
         wake_hold(0);
-        retry_at = session_terminating ? 0 : next_retry(); /* the next scheduler looks by itself */
+        retry_at = session_terminating ? 0 : next_retry(publisher); /* the next scheduler looks by itself */
         if (retry_at != 0)
             wake_note_due(retry_at);
         break;
@@ -328,15 +428,25 @@ is_open_for_events(Publisher *publisher)
     return false;
 }
 
+/* Everything is let go of, whatever happened. */
+static void
+close_publisher(void)
+{
+    helpers_stop();
+    webhook_close();
+    share_release();
+    wake_unlisten();
+}
+
 static char *
-totals_json(const OutboxHand *hand, MemoryContext context)
+totals_json(const OutboxHand *hand, int64 delivered, int64 failed, MemoryContext context)
 {
     MemoryContext before = MemoryContextSwitchTo(context);
     StringInfoData json;
 
     initStringInfo(&json);
-    appendStringInfo(&json, "{\"processed\": " INT64_FORMAT ", \"failed\": " INT64_FORMAT ", \"errors\": [",
-                     hand->delivered_count, hand->failed_count);
+    appendStringInfo(&json, "{\"processed\": " INT64_FORMAT ", \"failed\": " INT64_FORMAT ", \"errors\": [", delivered,
+                     failed);
     for (int i = 0; i < hand->error_count; i++) {
         if (i > 0)
             appendStringInfoString(&json, ", ");
@@ -363,7 +473,10 @@ char *
 outbox_publish_run(JobRun *run)
 {
     /* a reload may change the type in the middle of the run */
-    Publisher publisher = {.run = run, .type = setting_outbox_publisher_type, .left = events_asked_for(run)};
+    Publisher publisher = {
+        .run = run, .type = setting_outbox_publisher_type, .left = events_asked_for(run), .parts = 1};
+    int64 delivered;
+    int64 failed;
     OutboxHand *hand = publisher.hand = hand_create(run->context);
 
     PG_TRY();
@@ -378,16 +491,41 @@ outbox_publish_run(JobRun *run)
     }
     PG_CATCH();
     {
-        webhook_close();
-        wake_unlisten();
+        close_publisher();
         wake_hold(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FAILED_RUN_MS));
         PG_RE_THROW();
     }
     PG_END_TRY();
-    webhook_close();
+    close_publisher();
 
-    if (hand->delivered_count > 0 || hand->failed_count > 0)
-        ereport(LOG, (errmsg_internal("[Job:Outbox] Procesados: " INT64_FORMAT ", Fallidos: " INT64_FORMAT,
-                                      hand->delivered_count, hand->failed_count)));
-    return totals_json(hand, run->context);
+    helpers_totals(&delivered, &failed);
+    delivered += hand->delivered_count;
+    failed += hand->failed_count;
+    if (delivered > 0 || failed > 0)
+        ereport(LOG, (errmsg_internal("[Job:Outbox] Procesados: " INT64_FORMAT ", Fallidos: " INT64_FORMAT, delivered,
+                                      failed)));
+    return totals_json(hand, delivered, failed, run->context);
+}
+
+void
+publisher_help(const JobRun *run, int part, int parts, int64 *delivered, int64 *failed)
+{
+    Publisher publisher = {.run = run, .type = PUBLISHER_WEBHOOK, .left = PG_INT64_MAX, .part = part, .parts = parts};
+    OutboxHand *hand = publisher.hand = hand_create(run->context);
+
+    PG_TRY();
+    {
+        if (is_open_for_events(&publisher)) {
+            webhook_open();
+            publish_due(&publisher);
+        }
+    }
+    PG_FINALLY();
+    {
+        webhook_close();
+        share_release();
+        *delivered += hand->delivered_count;
+        *failed += hand->failed_count;
+    }
+    PG_END_TRY();
 }

@@ -204,6 +204,8 @@ run_allocate(const RunSpec *spec)
         run->pid = 0;
         run->process = NO_PROCESS;
         memset(&run->progress, 0, sizeof(run->progress));
+        pg_atomic_write_u64(&run->helped_delivered, 0);
+        pg_atomic_write_u64(&run->helped_failed, 0);
         memset(&run->outcome, 0, sizeof(run->outcome));
         run_set_state(run, RUN_QUEUED);
     }

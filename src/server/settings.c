@@ -33,6 +33,7 @@ int setting_outbox_max_retries;
 int setting_outbox_concurrency;
 int setting_outbox_timeout;
 bool setting_outbox_wake_on_commit;
+int setting_outbox_workers;
 int setting_payout_batch_size;
 int setting_max_workers;
 char *setting_notify_channel;
@@ -449,6 +450,9 @@ define_outbox_settings(void)
                             PGC_SUSET, 0, NULL, NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.outbox_concurrency", "Webhook requests in flight at once.", NULL,
                             &setting_outbox_concurrency, 64, 1, 1024, PGC_SUSET, 0, NULL, NULL, NULL);
+    DefineCustomIntVariable("apapacho_jobs.outbox_workers", "Publishers that share the work when there is a lot of it.",
+                            "Each beyond the first is a background worker of its own.", &setting_outbox_workers, 1, 1,
+                            16, PGC_SUSET, 0, NULL, NULL, NULL);
     DefineCustomBoolVariable("apapacho_jobs.outbox_wake_on_commit",
                              "Publishes events as soon as the transaction that added them has committed.",
                              "Otherwise they wait for the next time of apapacho_jobs.outbox_cron.",

@@ -25,6 +25,7 @@ extern const char *setting_outbox_webhook_url; /* empty: none; a secret in so fa
 extern int setting_outbox_batch_size;          /* events claimed at once, 1..10000 */
 extern int setting_outbox_max_retries;         /* attempts after which an event is failed, 1..1000 */
 extern int setting_outbox_concurrency;         /* transfers in flight at once, 1..1024 */
+extern int setting_outbox_workers;             /* publishers at most, 1..16 */
 extern bool setting_outbox_wake_on_commit;     /* commits that add events have them published at once */
 extern int setting_outbox_timeout;             /* a transfer's total deadline, ms */
 extern int setting_payout_batch_size;          /* creators in one transaction, 1..100000 */

@@ -46,6 +46,8 @@ startup(void)
         for (int i = 0; i < MAX_RUNS; i++) {
             shared->runs[i].process = NO_PROCESS;
             ConditionVariableInit(&shared->runs[i].changed);
+            pg_atomic_init_u64(&shared->runs[i].helped_delivered, 0);
+            pg_atomic_init_u64(&shared->runs[i].helped_failed, 0);
         }
     }
     LWLockRelease(AddinShmemInitLock);

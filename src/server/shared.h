@@ -131,7 +131,9 @@ typedef struct RunSlot {
     int waiters;            /* backends that wait for the outcome */
     pid_t pid;              /* the worker's; FINISHED: it may be gone */
     int process;
-    RunProgress progress; /* written by the worker */
+    RunProgress progress;              /* written by the worker */
+    pg_atomic_uint64 helped_delivered; /* what the helpers of an outbox run have added to it (outbox/helpers.c) */
+    pg_atomic_uint64 helped_failed;
 
     RunOutcome outcome;        /* for those who wait; whole in the history */
     ConditionVariable changed; /* broadcast at every change of state; has a lock of its own */

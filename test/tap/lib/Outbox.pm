@@ -8,8 +8,9 @@ use warnings;
 
 use Exporter qw(import);
 use JSON::PP ();
+use PostgreSQL::Test::Utils qw(slurp_file);
 
-our @EXPORT = qw(apply emit process event payload_of types_of due_now);
+our @EXPORT = qw(apply arrivals emit process event payload_of types_of due_now);
 
 my $applied = 0;
 
@@ -51,6 +52,29 @@ sub event {
 sub payload_of {
     my ($request) = @_;
     return $request->{body} =~ /"payload":(.*),"occurredAt":"[^"]*"\}\z/s ? $1 : undef;
+}
+
+# What the receiver's log says of the events in the table, whose types are sequence numbers: {events, repeated} and what is not as it
+# should be: {lost}, {wrong} (signatures), {unknown} (never committed), {out_of_order} (first arrivals, in each aggregate).
+sub arrivals {
+    my ($node, $log) = @_;
+    my %sequence = map { split(/\|/) } split(/\n/, $node->ask(q{SELECT id, "eventType" FROM "OutboxEvent"}));
+    my (%arrived, %last);
+    my $lines = 0;
+    my %found = (events => scalar(keys %sequence), lost => [], wrong => [], unknown => [], out_of_order => []);
+
+    for my $line (split(/\n/, slurp_file($log))) {
+        my ($id, $type, $aggregate_type, $aggregate_id, @verdict) = split(/\t/, $line);
+        $lines++;
+        push @{ $found{wrong} }, $line unless "@verdict" eq '1 1 200';
+        push @{ $found{unknown} }, $line unless ($sequence{$id} // '') eq $type;
+        next if $arrived{$id}++;
+        push @{ $found{out_of_order} }, $line if $type le ($last{$aggregate_id} // '');
+        $last{$aggregate_id} = $type;
+    }
+    $found{lost} = [grep { !$arrived{$_} } sort keys %sequence];
+    $found{repeated} = $lines - keys %arrived;
+    return %found;
 }
 
 # The event types of recorded requests in their order; those of one aggregate type when it is given.

@@ -172,32 +172,17 @@ for my $what (grep { !/the worker/ } sort keys %crash) {
 }
 
 subtest 'what the receiver got' => sub {
-    my %sequence = map { split(/\|/) } split(/\n/, $node->ask(q{SELECT id, "eventType" FROM "OutboxEvent"}));
-    my (%arrivals, %last, @wrong, @unknown, @out_of_order);
-    my $lines = 0;
+    my %found = arrivals($node, $log);
 
-    for my $line (split(/\n/, slurp_file($log))) {
-        my ($id, $type, $aggregate_type, $aggregate_id, @verdict) = split(/\t/, $line);
-        $lines++;
-        push @wrong, $line unless "@verdict" eq '1 1 200';
-        push @unknown, $line unless ($sequence{$id} // '') eq $type;
-        next if $arrivals{$id}++;
-        push @out_of_order, $line if $type le ($last{$aggregate_id} // '');
-        $last{$aggregate_id} = $type;
-    }
-    my @lost = grep { !$arrivals{$_} } sort keys %sequence;
-    my $repeated = $lines - keys %arrivals;
-    diag(sprintf('%d events, %d kills, %d deliveries repeated: %.0f a kill', scalar(keys %sequence), $kills, $repeated,
-            $repeated / $kills));
-
-    cmp_ok(scalar(keys %sequence), '>=', 7500, 'there were thousands of events');
+    diag(sprintf('%d events, %d kills, %d deliveries repeated: %.0f a kill', $found{events}, $kills, $found{repeated}, $found{repeated} / $kills));
+    cmp_ok($found{events}, '>=', 7500, 'there were thousands of events');
     cmp_ok($cut_off, '>=', 5, 'most kills came in the middle');
-    is_deeply(\@lost, [], 'every committed event arrived');
-    is_deeply(\@wrong, [], 'with both signatures valid');
-    is_deeply(\@unknown, [], 'none that was rolled back');
-    is_deeply(\@out_of_order, [], 'first arrivals are in order in every aggregate');
+    is_deeply($found{lost}, [], 'every committed event arrived');
+    is_deeply($found{wrong}, [], 'with both signatures valid');
+    is_deeply($found{unknown}, [], 'none that was rolled back');
+    is_deeply($found{out_of_order}, [], 'first arrivals are in order in every aggregate');
     # 200 answers that are not recorded yet, what comes in at once with the last of them, and what is on its way then.
-    cmp_ok($repeated, '<=', $kills * (200 + 2 * $concurrency), 'no more repeated than a kill can leave unrecorded');
+    cmp_ok($found{repeated}, '<=', $kills * (200 + 2 * $concurrency), 'no more repeated than a kill can leave unrecorded');
     is($node->ask(q{SELECT count(*) FILTER (WHERE "publishedAt" IS NULL), sum("retryCount"), count("lastError") FROM "OutboxEvent"}),
         '0|0|0', 'all are published, and no crash counts as a failure');
     is($node->ask(q{SELECT count(*) FROM "OutboxEvent" WHERE "eventType" = 'Undone'}), '0', 'the undone are not in the table');

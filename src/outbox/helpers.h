@@ -1,0 +1,29 @@
+/*
+ * helpers.h: further publishers, in background workers of their own, that a run of the outbox starts when there is a
+ * lot to do (apapacho_jobs.outbox_workers). Each has a part of the slots (share.h). They belong to the run: they end
+ * when there is nothing left for them, when the run ends, and with its process.
+ */
+#ifndef APAPACHO_OUTBOX_HELPERS_H
+#define APAPACHO_OUTBOX_HELPERS_H
+
+#include "postgres.h"
+
+#include "server/job.h"
+
+#define OUTBOX_MOST_WORKERS 16
+
+/* Starts up to `count` of them, number 1 … of count + 1 parts. Returns how many came: 0 when no background worker is
+ * free. */
+int helpers_start(const JobRun *run, int count);
+
+/* Whether helper number `part` is there (or about to be); whether any is. */
+bool helpers_has(int part);
+bool helpers_any(void);
+
+/* Tells them to end, and waits until they have. Harmless when there are none. */
+void helpers_stop(void);
+
+/* What the helpers of this process's run have done so far. */
+void helpers_totals(int64 *delivered, int64 *failed);
+
+#endif

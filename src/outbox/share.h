@@ -1,0 +1,35 @@
+/*
+ * share.h: which events are this publisher's. Every aggregate belongs to one of OUTBOX_SLOTS slots, by a hash of its
+ * type and id, and a slot to the publisher that holds its advisory lock. So no event is with two publishers at a time,
+ * whatever processes or machines they are on, and what a crashed one held is free at once.
+ *
+ * The locks are session locks of the two-key kind: (OUTBOX_SLOT_CLASS, 0 … OUTBOX_SLOTS - 1), seen in pg_locks as
+ * classid and objid. A program outside of the server takes them by pg_try_advisory_lock(). An aggregate's slot in SQL:
+ * hashtextextended("aggregateType" || '/' || "aggregateId", 0) & 63.
+ */
+#ifndef APAPACHO_OUTBOX_SHARE_H
+#define APAPACHO_OUTBOX_SHARE_H
+
+#include "postgres.h"
+
+#define OUTBOX_SLOTS 64
+#define OUTBOX_SLOT_CLASS 1634758007
+
+/*
+ * Takes what is free of a part of the slots, number `part` of `parts` (from 0), within any state but a failed
+ * transaction. What is held already stays held.
+ */
+void share_take(int part, int parts);
+
+/* Lets go of all slots but those of the part. No event of another slot may be in hand. */
+void share_keep(int part, int parts);
+void share_release(void);
+
+/* Whether any, or all slots are held. */
+bool share_is_empty(void);
+bool share_is_whole(void);
+
+/* The numbers of the slots that are held, an integer[], in the current context. */
+Datum share_slots(void);
+
+#endif

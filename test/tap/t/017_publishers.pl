@@ -1,0 +1,140 @@
+# 017_publishers.pl: several publishers share the work: no event with two of them, none lost when one of them is killed, and the
+# order of each aggregate's events.
+use strict;
+use warnings;
+
+use Apapacho;
+use Outbox;
+use PostgreSQL::Test::Utils;
+use Test::More;
+use Time::HiRes qw(time usleep);
+
+my $secret = 'whsec_YXBhcGFjaG8gY3Jhc2ggdGVzdA==';
+my $directory = PostgreSQL::Test::Utils::tempdir();
+my $log = "$directory/log";
+my $receiver = Apapacho->start_receiver('--secret', $secret, '--port-file', "$directory/port", '--log', $log, '--delay-ms', 4, '--quiet');
+my $slots = 'SELECT (n & 63)::int FROM generate_series(0, 63) AS n';
+my $class = 1634758007;
+my $concurrency = 16;
+my $emitted = 0;
+my $repeated = 0;
+
+my $node = Apapacho->create('main', tables => 'own', start => 0, settings => {
+    max_worker_processes => 20,
+    'apapacho_jobs.outbox_publisher_type' => 'webhook',
+    'apapacho_jobs.outbox_webhook_secret' => $secret,
+    'apapacho_jobs.outbox_concurrency' => $concurrency,
+    'apapacho_jobs.outbox_workers' => 3,
+    'apapacho_jobs.outbox_batch_size' => 200,
+    'apapacho_jobs.outbox_cron' => '0 0 1 1 *' });
+
+$node->wait_until(sub { -s "$directory/port" }, 'the receiver listens');
+chomp(my $port = slurp_file("$directory/port"));
+$node->configure('apapacho_jobs.outbox_webhook_url' => "http://127.0.0.1:$port/");
+$node->start;
+$node->install;
+$node->load_tables('own');
+$node->wait_for_scheduler;
+
+sub emit_numbered {
+    my ($count, $aggregates) = @_;
+
+    $node->ask("SELECT count(apapacho_outbox_emit('Share', (g % $aggregates)::text, lpad(g::text, 8, '0'), '{}'))
+        FROM generate_series($emitted + 1, $emitted + $count) AS g");
+    $emitted += $count;
+    return;
+}
+
+sub wait_for_publishers {
+    my ($count) = @_;
+    $node->wait_for("SELECT count(*) >= $count FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs publisher'", "$count helpers are at work");
+    return;
+}
+
+sub deliveries { return -e $log ? slurp_file($log) =~ tr/\n// : 0 }
+
+# Everything is published; what the receiver got is right, with no more repeated than is allowed.
+sub check_arrivals {
+    my ($allowed, $what) = @_;
+
+    $node->wait_for(q{SELECT count(*) = 0 FROM "OutboxEvent" WHERE "publishedAt" IS NULL}, 'all are published');
+    my %found = arrivals($node, $log);
+    is_deeply([@found{qw(lost wrong unknown out_of_order)}], [[], [], [], []], "$what: nothing lost, wrong, unknown or out of order");
+    cmp_ok($found{repeated} - $repeated, '<=', $allowed, "no more than $allowed deliveries repeated");
+    diag("$what: " . ($found{repeated} - $repeated) . ' deliveries repeated');
+    $repeated = $found{repeated};
+    return;
+}
+
+# Nobody is at work, and nobody waits for work.
+sub wait_for_rest {
+    $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type IN ('apapacho_jobs worker', 'apapacho_jobs publisher')},
+        'no publisher is left');
+    return;
+}
+
+subtest 'three publishers' => sub {
+    emit_numbered(6000, 300);
+    wait_for_publishers(2);
+    cmp_ok($node->ask("SELECT count(DISTINCT pid) FROM pg_locks WHERE locktype = 'advisory' AND classid = $class"), '>=', 2, 'they hold slots');
+    is($node->ask("SELECT count(*) - count(DISTINCT objid) FROM pg_locks WHERE locktype = 'advisory' AND classid = $class"), '0', 'each its own');
+    check_arrivals(0, 'undisturbed');
+    my $run = $node->wait_for_run(q{job = 'outbox' AND status = 'running'});
+    $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs publisher'}, 'the helpers have ended');
+    $node->reconfigure('apapacho_jobs.outbox_concurrency' => $concurrency + 1);
+    $node->wait_for_run("id = $run AND result->>'processed' = '6000' AND result->>'failed' = '0'");
+    ok(1, 'the run counts what its helpers have done');
+    is($node->ask("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"), '0', 'no slot is held');
+    is($node->ask(q{SELECT sum("retryCount") FROM "OutboxEvent"}), '0', 'nothing failed');
+};
+
+for my $signal (qw(terminate kill)) {
+    subtest "a helper is lost: $signal" => sub {
+        emit_numbered(5000, 300);
+        wait_for_publishers(2);
+        $node->wait_until(sub { deliveries() > $emitted - 4500 }, 'they are at it');
+        my $pid = $node->ask(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs publisher' LIMIT 1});
+        my $started = time();
+        if ($signal eq 'kill') {
+            $node->kill_hard($pid);
+        } else {
+            $node->ask("SELECT pg_terminate_backend($pid)");
+        }
+        my $before = deliveries();
+        $node->wait_until(sub { deliveries() > $before + 2 * $concurrency }, 'it goes on');
+        diag(sprintf('it went on after %.1f s', time() - $started));
+        # of each publisher: 200 answers that are not recorded yet, and what was on its way
+        check_arrivals($signal eq 'kill' ? 3 * (200 + 2 * $concurrency) : 2 * $concurrency, $signal);
+    };
+}
+
+subtest 'slots that another session holds are left alone' => sub {
+    wait_for_rest();
+    my $session = $node->background_psql('postgres');
+    $session->query_safe("SELECT count(pg_advisory_lock($class, slot)) FROM generate_series(0, 31) AS slot");
+    emit_numbered(600, 300);
+    my $left = q{SELECT count(*) FROM "OutboxEvent" WHERE "publishedAt" IS NULL AND %s
+        hashtextextended("aggregateType" || '/' || "aggregateId", 0) & 63 BETWEEN 0 AND 31};
+    my $theirs = $node->ask(q{SELECT count(*) FROM "OutboxEvent" WHERE "publishedAt" IS NULL OR "eventType" > '} . sprintf('%08d', $emitted - 600) . q{'});
+    $node->wait_for('SELECT (' . sprintf($left, 'NOT') . ') = 0', 'the others are published');
+    cmp_ok($node->ask(sprintf($left, '')), '>', 100, 'theirs are not');
+    $session->quit;
+    is($node->ask(q{SELECT apapacho_outbox_process()->>'status'}), 'succeeded', 'until they let go');
+    check_arrivals(0, 'shared');
+};
+
+subtest 'a shutdown with helpers at work' => sub {
+    wait_for_rest();
+    emit_numbered(4000, 300);
+    wait_for_publishers(2);
+    my $started = time();
+    $node->stop('fast');
+    cmp_ok(time() - $started, '<', 5, 'is fast');
+    diag(sprintf('it took %.1f s', time() - $started));
+    $node->start;
+    check_arrivals(3 * 2 * $concurrency, 'shutdown');
+};
+
+$node->stop;
+$receiver->stop;
+done_testing();
