@@ -173,15 +173,15 @@ hash_text(const char *text)
     return hash_bytes_extended((const unsigned char *)text, (int)strlen(text), 0);
 }
 
-/* Copies a row into the current context. Returns the number of its bytes. */
-static size_t
-read_event(OutboxEvent *event, char *id, HeapTuple row, TupleDesc columns)
+/* Copies a row into the current context. */
+static OutboxEvent *
+read_event(char *id, HeapTuple row, TupleDesc columns)
 {
+    OutboxEvent *event = palloc0(sizeof(OutboxEvent));
     bool is_null;
     MessageFields *message = &event->message;
     char *payload = payload_text(row, columns);
 
-    memset(event, 0, sizeof(*event));
     event->state = OUTBOX_CLAIMED;
     event->id = id;
     event->aggregate_type = column_text(row, columns, COL_AGGREGATE_TYPE);
@@ -203,17 +203,26 @@ read_event(OutboxEvent *event, char *id, HeapTuple row, TupleDesc columns)
         message->aggregate_id == NULL || message->payload == NULL)
         event->problem =
             payload == NULL ? "the event's payload is too long" : "the event's text cannot be converted to UTF-8";
-    return (payload != NULL ? strlen(payload) : 0) + strlen(event->id) + strlen(event->aggregate_type) +
-           strlen(event->aggregate_id) + strlen(event->type);
+    event->bytes = (payload != NULL ? strlen(payload) : 0) + strlen(event->id) + strlen(event->aggregate_type) +
+                   strlen(event->aggregate_id) + strlen(event->type);
+    if (payload != NULL && message->payload != payload)
+        pfree(payload);
+    return event;
 }
 
-/* Reads the cursor into the batch, whose array has room for limit + TIE_ROWS events; what is in hand is left out. */
-static void
-read_events(OutboxBatch *batch, const OutboxHand *hand, Portal cursor, int limit)
-{
-    bool done = false;
+/* What a claim has found, in the order in which it is to go out. */
+typedef struct Found {
+    OutboxEvent **events;
+    int count;
+    size_t bytes;
+    bool more; /* it ended before there was nothing else */
+} Found;
 
-    while (!done) {
+/* Reads the cursor, up to limit + TIE_ROWS events; what is in hand is left out. */
+static void
+read_events(Found *found, const OutboxHand *hand, Portal cursor, int limit)
+{
+    while (!found->more) {
         SPITupleTable *table;
         MemoryContext before;
 
@@ -221,19 +230,20 @@ read_events(OutboxBatch *batch, const OutboxHand *hand, Portal cursor, int limit
         table = SPI_tuptable;
         if (SPI_processed == 0)
             break;
-        before = MemoryContextSwitchTo(batch->context);
-        for (uint64 i = 0; i < SPI_processed && !done; i++) {
-            OutboxEvent *event = &batch->events[batch->count];
+        before = MemoryContextSwitchTo(hand->context);
+        for (uint64 i = 0; i < SPI_processed && !found->more; i++) {
             char *id = column_text(table->vals[i], table->tupdesc, COL_ID);
+            OutboxEvent *event;
 
             if (hand_has(hand, id)) {
                 pfree(id);
                 continue;
             }
-            batch->bytes += read_event(event, id, table->vals[i], table->tupdesc);
-            batch->count++;
-            done = hand->bytes + batch->bytes >= OUTBOX_HAND_BYTES || batch->count >= limit + TIE_ROWS ||
-                   (batch->count > limit && event->created_at != batch->events[limit - 1].created_at);
+            event = read_event(id, table->vals[i], table->tupdesc);
+            found->events[found->count++] = event;
+            found->bytes += event->bytes;
+            found->more = hand->bytes + found->bytes >= OUTBOX_HAND_BYTES || found->count >= limit + TIE_ROWS ||
+                          (found->count > limit && event->created_at != found->events[limit - 1]->created_at);
         }
         MemoryContextSwitchTo(before);
         SPI_freetuptable(table);
@@ -250,56 +260,51 @@ has_time_ordered_id(const OutboxEvent *event)
 static int
 compare_ids(const void *left, const void *right)
 {
-    return strcmp(((const OutboxEvent *)left)->id, ((const OutboxEvent *)right)->id);
+    return strcmp((*(OutboxEvent *const *)left)->id, (*(OutboxEvent *const *)right)->id);
 }
 
 /* Among events of one millisecond: those with time-ordered ids share the places that they have in the order of their
  * ids. */
 static void
-settle_ties(OutboxBatch *batch)
+settle_ties(Found *found)
 {
-    OutboxEvent *sorted = palloc(sizeof(OutboxEvent) * batch->count);
-    int *places = palloc(sizeof(int) * batch->count);
+    OutboxEvent **events = found->events;
+    OutboxEvent **sorted = palloc(sizeof(OutboxEvent *) * (found->count + 1));
+    int *places = palloc(sizeof(int) * (found->count + 1));
     int end;
 
-    for (int start = 0; start < batch->count; start = end) {
+    for (int start = 0; start < found->count; start = end) {
         int ordered = 0;
 
-        for (end = start; end < batch->count && batch->events[end].created_at == batch->events[start].created_at;
-             end++) {
-            if (has_time_ordered_id(&batch->events[end])) {
+        for (end = start; end < found->count && events[end]->created_at == events[start]->created_at; end++) {
+            if (has_time_ordered_id(events[end])) {
                 places[ordered] = end;
-                sorted[ordered++] = batch->events[end];
+                sorted[ordered++] = events[end];
             }
         }
-        qsort(sorted, ordered, sizeof(OutboxEvent), compare_ids);
+        qsort(sorted, ordered, sizeof(OutboxEvent *), compare_ids);
         for (int i = 0; i < ordered; i++)
-            batch->events[places[i]] = sorted[i];
+            events[places[i]] = sorted[i];
     }
     pfree(sorted);
     pfree(places);
 }
 
 int
-outbox_claim(OutboxHand *hand, int limit)
+outbox_claim(OutboxHand *hand, int limit, bool *more)
 {
     Oid types[] = {INT4OID, INT4OID, INT4ARRAYOID, INT8OID};
     Datum values[] = {Int32GetDatum(setting_outbox_max_retries), Int32GetDatum(limit + TIE_ROWS + hand->count),
                       (Datum)0, Int64GetDatum(OUTBOX_SLOTS - 1)};
     bool whole = share_is_whole();
-    MemoryContext context = AllocSetContextCreate(hand->context, "outbox batch", ALLOCSET_DEFAULT_SIZES);
-    OutboxBatch *batch = MemoryContextAllocZero(context, sizeof(*batch));
     MemoryContext before = CurrentMemoryContext;
-    int count;
+    Found found = {.events = MemoryContextAlloc(hand->context, sizeof(OutboxEvent *) * (limit + TIE_ROWS))};
     Portal cursor;
     char *sql;
     RunAs saved;
     int level;
 
     Assert(hand->finished_count == 0);
-    batch->context = context;
-    batch->events = MemoryContextAlloc(context, sizeof(OutboxEvent) * (limit + TIE_ROWS));
-
     xact_begin("apapacho_jobs: claiming outbox events");
     run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
     sql = psprintf(claim_sql, user_table_name(TABLE_OUTBOX_EVENT), whole ? "" : share_sql);
@@ -307,16 +312,22 @@ outbox_claim(OutboxHand *hand, int limit)
         values[2] = share_slots();
     level = outbox_plan_by_index();
     cursor = SPI_cursor_open_with_args(NULL, sql, whole ? 2 : 4, types, values, NULL, true, CURSOR_OPT_NO_SCROLL);
-    read_events(batch, hand, cursor, limit);
+    read_events(&found, hand, cursor, limit);
     SPI_cursor_close(cursor);
     AtEOXact_GUC(true, level);
     run_as_end(&saved);
     xact_commit();
 
-    MemoryContextSwitchTo(context);
-    settle_ties(batch);
+    MemoryContextSwitchTo(hand->context);
+    settle_ties(&found);
+    for (int i = 0; i < found.count; i++) {
+        if (i < limit)
+            hand_add(hand, found.events[i]);
+        else
+            outbox_event_free(found.events[i]);
+    }
+    pfree(found.events);
     MemoryContextSwitchTo(before);
-    count = batch->count = Min(batch->count, limit);
-    hand_add(hand, batch);
-    return count;
+    *more = found.more || found.count >= limit;
+    return Min(found.count, limit);
 }

@@ -14,7 +14,6 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "storage/lmgr.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
 
@@ -26,6 +25,7 @@
 
 PG_FUNCTION_INFO_V1(apapacho_wake_publisher);
 
+static bool ignored = false; /* this process is a publisher: what it writes tells it nothing new */
 static bool added = false;   /* events, by the transaction that is about to commit */
 static bool resumed = false; /* by this transaction: there may be events that can be sent now */
 
@@ -37,7 +37,7 @@ has_added_events(void)
     Relation relation;
     bool found;
 
-    if (!OidIsValid(table) || !CheckRelationOidLockedByMe(table, RowExclusiveLock, false))
+    if (!OidIsValid(table) || !compat_holds_lock(table, RowExclusiveLock))
         return false;
     relation = RelationIdGetRelation(table); /* it is locked */
     if (relation == NULL)
@@ -55,8 +55,8 @@ on_transaction_end(XactEvent event, void *argument)
 {
     switch (event) {
     case XACT_EVENT_PRE_COMMIT:
-        added = setting_outbox_wake_on_commit && setting_enabled && TransactionIdIsValid(GetTopTransactionIdIfAny()) &&
-                wake_is_served() && has_added_events();
+        added = setting_outbox_wake_on_commit && setting_enabled && !ignored &&
+                TransactionIdIsValid(GetTopTransactionIdIfAny()) && has_added_events();
         break;
     case XACT_EVENT_COMMIT:
         if (resumed)
@@ -78,6 +78,12 @@ void
 outbox_watch_commits(void)
 {
     RegisterXactCallback(on_transaction_end, NULL);
+}
+
+void
+outbox_ignore_own_commits(bool ignore)
+{
+    ignored = ignore;
 }
 
 void

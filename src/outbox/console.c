@@ -13,7 +13,7 @@ console_publish(OutboxHand *hand)
     OutboxEvent *event;
 
     while ((event = hand_take_ready(hand)) != NULL) {
-        MemoryContext before = MemoryContextSwitchTo(event->batch->context);
+        MemoryContext before = MemoryContextSwitchTo(hand->scratch);
 
         outbox_check_interrupts(hand);
         ereport(LOG, (errmsg_internal("[Outbox] %s %s/%s id=%s", outbox_printable(event->type),
@@ -21,6 +21,7 @@ console_publish(OutboxHand *hand)
                                       outbox_printable(event->id)),
                       errhidestmt(true), errhidecontext(true)));
         MemoryContextSwitchTo(before);
+        MemoryContextReset(hand->scratch);
         outbox_delivered(hand, event);
     }
 }

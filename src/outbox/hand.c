@@ -11,6 +11,7 @@
 #include "server/settings.h"
 
 #define SHORT_ERROR_BYTES 500
+#define MOST_UNMARKED 100000 /* somebody else deletes or publishes them as they go out: no more are kept track of */
 
 typedef struct HandId {
     uint64 hash; /* of the id; an event that shares it with another one waits until that has gone */
@@ -33,10 +34,13 @@ hand_create(MemoryContext parent)
     MemoryContext context = AllocSetContextCreate(parent, "outbox hand", ALLOCSET_DEFAULT_SIZES);
     OutboxHand *hand = MemoryContextAllocZero(context, sizeof(OutboxHand));
     HASHCTL ids = {.keysize = sizeof(uint64), .entrysize = sizeof(HandId), .hcxt = context};
+    HASHCTL unmarked = {.keysize = sizeof(uint64), .entrysize = sizeof(HandId), .hcxt = context};
     HASHCTL tails = {.keysize = sizeof(uint64), .entrysize = sizeof(AggregateTail), .hcxt = context};
 
     hand->context = context;
+    hand->scratch = AllocSetContextCreate(context, "outbox scratch", ALLOCSET_SMALL_SIZES);
     hand->ids = hash_create("outbox events", 1024, &ids, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    hand->unmarked = hash_create("outbox events not marked", 64, &unmarked, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
     hand->tails = hash_create("outbox aggregates", 1024, &tails, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
     hand->finished = MemoryContextAlloc(context, sizeof(OutboxEvent *) * (OUTBOX_HAND_EVENTS + 1000));
     dlist_init(&hand->ready);
@@ -58,11 +62,41 @@ make_ready(OutboxHand *hand, OutboxEvent *event)
     hand->ready_count++;
 }
 
-/* The event leaves the hand; its batch goes with the last one. */
+static void
+free_text(const char *text)
+{
+    if (text != NULL)
+        pfree((char *)text);
+}
+
+void
+outbox_event_free(OutboxEvent *event)
+{
+    MessageFields *message = &event->message;
+
+    /* the wire's texts are the database's where that is in UTF-8 */
+    if (message->id != event->id)
+        free_text(message->id);
+    if (message->type != event->type)
+        free_text(message->type);
+    if (message->aggregate_type != event->aggregate_type)
+        free_text(message->aggregate_type);
+    if (message->aggregate_id != event->aggregate_id)
+        free_text(message->aggregate_id);
+    free_text(message->payload);
+    free_text(message->occurred_at);
+    free_text(event->id);
+    free_text(event->type);
+    free_text(event->aggregate_type);
+    free_text(event->aggregate_id);
+    free_text(event->error);
+    pfree(event);
+}
+
+/* The event leaves the hand. */
 static void
 drop(OutboxHand *hand, OutboxEvent *event)
 {
-    OutboxBatch *batch = event->batch;
     uint64 hash = hash_text(event->id);
     AggregateTail *tail = hash_search(hand->tails, &event->aggregate, HASH_FIND, NULL);
 
@@ -70,38 +104,28 @@ drop(OutboxHand *hand, OutboxEvent *event)
     if (tail != NULL && tail->last == event)
         (void)hash_search(hand->tails, &event->aggregate, HASH_REMOVE, NULL);
     hand->count--;
-    if (--batch->left > 0)
-        return;
-    hand->bytes -= batch->bytes;
-    MemoryContextDelete(batch->context);
+    hand->bytes -= event->bytes;
+    outbox_event_free(event);
 }
 
 void
-hand_add(OutboxHand *hand, OutboxBatch *batch)
+hand_add(OutboxHand *hand, OutboxEvent *event)
 {
-    batch->left = batch->count;
-    hand->count += batch->count;
-    hand->claimed_count += batch->count;
-    hand->bytes += batch->bytes;
-    for (int i = 0; i < batch->count; i++) {
-        OutboxEvent *event = &batch->events[i];
-        uint64 hash = hash_text(event->id);
-        AggregateTail *tail;
-        bool found;
+    uint64 hash = hash_text(event->id);
+    AggregateTail *tail;
+    bool found;
 
-        event->batch = batch;
-        (void)hash_search(hand->ids, &hash, HASH_ENTER, &found);
-        tail = hash_search(hand->tails, &event->aggregate, HASH_ENTER, &found);
-        if (found && tail->last->state == OUTBOX_CLAIMED)
-            tail->last->successor = event;
-        else
-            make_ready(hand, event);
-        tail->last = event;
-    }
-    if (batch->count == 0) {
-        hand->bytes -= batch->bytes;
-        MemoryContextDelete(batch->context);
-    }
+    hand->count++;
+    hand->claimed_count++;
+    hand->bytes += event->bytes;
+    hand->sent_again = hand->sent_again || hash_search(hand->unmarked, &hash, HASH_FIND, NULL) != NULL;
+    (void)hash_search(hand->ids, &hash, HASH_ENTER, &found);
+    tail = hash_search(hand->tails, &event->aggregate, HASH_ENTER, &found);
+    if (found && tail->last->state == OUTBOX_CLAIMED)
+        tail->last->successor = event;
+    else
+        make_ready(hand, event);
+    tail->last = event;
 }
 
 OutboxEvent *
@@ -135,10 +159,17 @@ hand_put_back_ready(OutboxHand *hand)
 }
 
 void
-hand_drop_finished(OutboxHand *hand)
+hand_drop_finished(OutboxHand *hand, bool all_marked)
 {
-    for (int i = 0; i < hand->finished_count; i++)
-        drop(hand, hand->finished[i]);
+    for (int i = 0; i < hand->finished_count; i++) {
+        OutboxEvent *event = hand->finished[i];
+        uint64 hash = hash_text(event->id);
+
+        if (!all_marked && event->state == OUTBOX_DELIVERED && hash_get_num_entries(hand->unmarked) < MOST_UNMARKED)
+            (void)hash_search(hand->unmarked, &hash, HASH_ENTER, NULL);
+        hand->has_followers = hand->has_followers || event->is_final || event->has_retry_row;
+        drop(hand, event);
+    }
     hand->finished_count = 0;
 }
 
@@ -181,7 +212,7 @@ outbox_failed(OutboxHand *hand, OutboxEvent *event, const char *error, bool is_f
 
     event->state = OUTBOX_FAILED;
     event->is_final = is_final || event->retry_count + 1 >= setting_outbox_max_retries;
-    event->error = MemoryContextAlloc(event->batch->context, length + 1);
+    event->error = MemoryContextAlloc(hand->context, length + 1);
     memcpy(event->error, error, length);
     event->error[length] = '\0';
     hand->finished[hand->finished_count++] = event;

@@ -1,9 +1,8 @@
 /*
  * hand.h: the events that a publisher has in hand, from the claim to the record.
  *
- * A publisher's run has one hand. Events come in batches, one a claim, each in a memory context of its own that is
- * freed when the last of its events has gone; several batches may be in hand at a time, so that what a slow receiver
- * keeps waiting holds up nothing else. All of it lives outside of transactions.
+ * A publisher's run has one hand. Events come by claims and leave one by one, each with its memory, so that what a slow
+ * receiver keeps waiting holds up nothing else. All of it lives outside of transactions.
  *
  * An event in hand is on its way (or about to be) until it is delivered, has failed, or is put back, which is to leave
  * it in the table as it was. Those of one aggregate follow each other: an event is ready when its predecessor in hand
@@ -34,11 +33,8 @@ typedef enum OutboxEventState {
     OUTBOX_FAILED
 } OutboxEventState;
 
-struct OutboxBatch;
-
 typedef struct OutboxEvent {
     OutboxEventState state;
-    struct OutboxBatch *batch;
     char *id; /* in the database's encoding, for SQL and the log */
     char *aggregate_type;
     char *aggregate_id;
@@ -53,21 +49,16 @@ typedef struct OutboxEvent {
     const char *problem;           /* why it cannot be sent at all; NULL: it can */
     struct OutboxEvent *successor; /* the next one of the aggregate in hand */
     dlist_node ready;              /* in the hand's queue, while it is ready and not yet taken */
+    size_t bytes;                  /* of its texts */
     bool is_final;                 /* failed for good */
     char *error;                   /* of a failed event: one short printable line */
 } OutboxEvent;
 
-typedef struct OutboxBatch {
-    MemoryContext context;
-    OutboxEvent *events; /* in the order in which they are to go out */
-    int count;
-    int left; /* those that are still in hand */
-    size_t bytes;
-} OutboxBatch;
-
 typedef struct OutboxHand {
-    MemoryContext context; /* of the hand itself; the batches' are its children */
+    MemoryContext context; /* everything that is in hand */
+    MemoryContext scratch; /* may be reset at any time */
     HTAB *ids;             /* the events in hand, by a hash of their ids */
+    HTAB *unmarked;        /* events that were delivered, but perhaps not marked as such; by a hash of their ids */
     HTAB *tails;           /* of each aggregate the last one in hand */
     int count;
     size_t bytes;
@@ -80,7 +71,9 @@ typedef struct OutboxHand {
     int64 claimed_count;
     int64 delivered_count;
     int64 failed_count;
-    int64 recorded_count;  /* rows that were changed by the records */
+    bool sent_again;    /* what was delivered has been claimed again */
+    bool has_followers; /* events may be due that were not when the others were claimed: their predecessor is done with
+                         */
     int receiver_failures; /* in a row, since the receiver last answered as one that is there */
     bool receiver_gone;    /* it says so */
     char last_error[256];  /* of the latest failure; "" */
@@ -93,8 +86,11 @@ OutboxHand *hand_create(MemoryContext parent);
 /* Whether the event of that id is in hand. */
 bool hand_has(const OutboxHand *hand, const char *id);
 
-/* Takes a batch, whose events are in their order and have their aggregate's hash, into the hand. */
-void hand_add(OutboxHand *hand, OutboxBatch *batch);
+/* Takes an event, which is allocated in the hand's context as its texts are, into the hand. In their order. */
+void hand_add(OutboxHand *hand, OutboxEvent *event);
+
+/* Frees an event that is not in hand. */
+void outbox_event_free(OutboxEvent *event);
 
 /* The event that has been ready longest, which is not ready any more then; NULL: none. */
 OutboxEvent *hand_take_ready(OutboxHand *hand);
@@ -102,8 +98,12 @@ OutboxEvent *hand_take_ready(OutboxHand *hand);
 /* Puts back all that is ready and what would follow it: nothing else is to be sent. */
 void hand_put_back_ready(OutboxHand *hand);
 
-/* The outcome of every event in `finished` has been recorded: they leave the hand. */
-void hand_drop_finished(OutboxHand *hand);
+/*
+ * The outcome of every event in `finished` has been recorded: they leave the hand. `all_marked`: no delivered one was
+ * missing in the table; otherwise `sent_again` is set when one of them is claimed once more, since it would be for
+ * ever.
+ */
+void hand_drop_finished(OutboxHand *hand, bool all_marked);
 
 /* Notes an outcome; `error` is copied. `is_final`: no other attempt is to be made, whatever the settings say. */
 void outbox_delivered(OutboxHand *hand, OutboxEvent *event);
@@ -115,9 +115,9 @@ void hand_note_receiver(OutboxHand *hand, bool there, bool gone);
 /*
  * Reads up to `limit` due events (in one transaction of its own, which has ended on return) into the hand: pending, not
  * in hand, not waiting for a retry, and with no earlier event of their aggregate waiting for one. All outcomes must
- * have been recorded. Returns how many there were.
+ * have been recorded. Returns how many there were; *more: there may be more of them.
  */
-int outbox_claim(OutboxHand *hand, int limit);
+int outbox_claim(OutboxHand *hand, int limit, bool *more);
 
 /*
  * Writes the noted outcomes down in one transaction of its own; when there are none, does nothing. When the run is

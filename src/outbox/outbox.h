@@ -18,6 +18,9 @@ char *outbox_publish_run(JobRun *run);
 /* From _PG_init at preload: from then on commits that add events wake a publisher. */
 void outbox_watch_commits(void);
 
+/* Whether commits of this process, a publisher, wake nobody. */
+void outbox_ignore_own_commits(bool ignore);
+
 /* The transaction makes events due: a publisher is woken when it commits, also one that waits for a failed receiver. */
 void outbox_wake_at_commit(void);
 

@@ -3,7 +3,8 @@
  * that bring more.
  *
  * Runs in a background worker. Every claim looks from the oldest pending event on: only so do events that were
- * committed late, and those that had to wait for another, keep their place before the later ones of their aggregate.
+ * committed late, and those that had to wait for another, keep their place before the later ones of their aggregate
+ * that are not in hand yet.
  */
 #include "postgres.h"
 
@@ -28,7 +29,7 @@
 #include "server/xact.h"
 
 /* For so long no commit starts another run when one has failed. */
-#define FAILED_RUN_MS 10000
+#define FAILED_RUN_MS 60000
 
 /* So often it is looked whether the receiver has been paused meanwhile. */
 #define ENDPOINT_INTERVAL_MS 1000
@@ -60,12 +61,11 @@ typedef struct Publisher {
     int part;           /* of the slots: number part of parts; the helpers have the others */
     int parts;
     bool wants_help;        /* there is a lot to do: helpers are to be started when nothing is in hand */
+    TimestampTz retry_at;   /* when the first event that waits is to be tried again; 0: none */
     TimestampTz claimed_at; /* when it last looked for events */
     bool exhausted;         /* the last claim found less than it might have */
-    int64 checked_outcomes; /* of the run, when check_recorded() looked last */
-    int64 checked_records;
-    double recorded_at;   /* when outcomes were recorded last, by clock_ms() */
-    double next_claim_at; /* not before, unless there is nothing else to do */
+    double recorded_at;     /* when outcomes were recorded last, by clock_ms() */
+    double next_claim_at;   /* not before, unless there is nothing else to do */
 } Publisher;
 
 /* Milliseconds of a clock that only goes forward. */
@@ -87,23 +87,29 @@ record(Publisher *publisher)
 }
 
 /*
- * When not one of the outcomes could be written (a trigger of the user's that suppresses the UPDATE; or all the events
- * were deleted meanwhile), going on might send the same events for ever.
+ * What was delivered comes again: the table does not take the mark (a trigger of the user's suppresses the UPDATE).
+ * Going on would send the same events for ever.
  */
 static void
-check_recorded(Publisher *publisher)
+check_marked(Publisher *publisher)
+{
+    if (!publisher->hand->sent_again || publisher->stopped)
+        return;
+    publisher->stopped = true;
+    ereport(WARNING,
+            (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION), errmsg("published outbox events could not be marked as such"),
+             errhint("Check that no trigger on the table suppresses updates.")));
+}
+
+/* How many more events may be taken into the hand. */
+static int
+room(const Publisher *publisher)
 {
     const OutboxHand *hand = publisher->hand;
-    int64 outcomes = hand->delivered_count + hand->failed_count - publisher->checked_outcomes;
 
-    if (outcomes > 0 && hand->recorded_count == publisher->checked_records) {
-        publisher->stopped = true;
-        ereport(WARNING, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-                          errmsg("none of %lld published outbox events could be marked as such", (long long)outcomes),
-                          errhint("Check that no trigger on the table suppresses updates.")));
-    }
-    publisher->checked_outcomes += outcomes;
-    publisher->checked_records = hand->recorded_count;
+    if (hand->bytes >= OUTBOX_HAND_BYTES)
+        return 0;
+    return (int)Min(Min(setting_outbox_batch_size, OUTBOX_HAND_EVENTS - hand->count), publisher->left);
 }
 
 static void
@@ -164,15 +170,14 @@ static int
 claim(Publisher *publisher)
 {
     OutboxHand *hand = publisher->hand;
-    int limit = (int)Min(Min(setting_outbox_batch_size, OUTBOX_HAND_EVENTS - hand->count), publisher->left);
     double started_at;
+    bool more;
+    int limit;
     int count;
 
     record(publisher);
-    check_recorded(publisher);
-    if (publisher->endpoint.state == ENDPOINT_PROBING)
-        limit = Min(limit, 1 - hand->count);
-    if (publisher->stopped || limit <= 0 || hand->bytes >= OUTBOX_HAND_BYTES)
+    limit = publisher->endpoint.state == ENDPOINT_PROBING ? Min(room(publisher), 1 - hand->count) : room(publisher);
+    if (publisher->stopped || limit <= 0)
         return 0;
     take_share(publisher);
     if (share_is_empty())
@@ -181,25 +186,38 @@ claim(Publisher *publisher)
         (void)wake_take();
     started_at = clock_ms();
     publisher->claimed_at = GetCurrentTimestamp();
-    count = outbox_claim(hand, limit);
+    hand->has_followers = false;
+    count = outbox_claim(hand, limit, &more);
     MemoryContextSwitchTo(publisher->run->context);
     publisher->next_claim_at = clock_ms() + (clock_ms() - started_at) * CLAIM_TIME_PART;
     publisher->left -= count;
-    publisher->exhausted = count < limit;
+    publisher->exhausted = !more;
+    check_marked(publisher);
     publisher->wants_help = publisher->wants_help || (!publisher->exhausted && needs_help(publisher));
     report_progress(hand);
     return count;
 }
 
-/* Whether to look for more while some are still in hand. */
+/* Whether there may be more to take on, while some events are still in hand. */
 static bool
-wants_more(const Publisher *publisher)
+has_more(const Publisher *publisher)
 {
     const OutboxHand *hand = publisher->hand;
 
-    if (publisher->left == 0 || publisher->wants_help || hand->ready_count > 0 || !webhook_has_room())
+    if (publisher->stopped || publisher->wants_help || job_is_to_end_soon() ||
+        room(publisher) < Min(setting_outbox_batch_size, publisher->left) / 2 + 1)
         return false;
-    return (!publisher->exhausted || wake_is_pending()) && clock_ms() >= publisher->next_claim_at;
+    if (!publisher->exhausted || hand->has_followers)
+        return true;
+    return publisher->run->trigger != JOB_TRIGGER_MANUAL &&
+           (wake_is_pending() || (publisher->retry_at != 0 && publisher->retry_at <= GetCurrentTimestamp()));
+}
+
+static bool
+wants_more(const Publisher *publisher)
+{
+    return publisher->hand->ready_count == 0 && webhook_has_room() && clock_ms() >= publisher->next_claim_at &&
+           has_more(publisher);
 }
 
 /* How long to wait for the network: until something else is to be done. */
@@ -208,12 +226,30 @@ patience(const Publisher *publisher)
 {
     double until_claim = publisher->next_claim_at - clock_ms();
 
-    if (publisher->stopped || !wake_is_pending() || !webhook_has_room() || until_claim > RECORD_INTERVAL_MS)
+    if (!webhook_has_room() || until_claim > RECORD_INTERVAL_MS || !has_more(publisher))
         return RECORD_INTERVAL_MS;
     return Max((long)until_claim, 0) + 1;
 }
 
-/* Looks from time to time whether the receiver has been paused. */
+/* When an event that waits for another attempt will be due; 0: there is none. */
+static TimestampTz
+next_retry(const Publisher *publisher)
+{
+    Oid type = TIMESTAMPTZOID;
+    Datum since =
+        TimestampTzGetDatum(publisher->claimed_at); /* what was due then and is still there is not to be had */
+    TimestampTz next;
+
+    xact_begin("apapacho_jobs: looking when events are tried again");
+    (void)spi_run("SELECT pg_catalog.min(next_attempt_at) FROM apapacho_jobs.outbox_retry"
+                  " WHERE next_attempt_at OPERATOR(pg_catalog.>) $1",
+                  1, &type, &since, NULL, true, 1);
+    next = spi_time(0, 1);
+    xact_commit();
+    return next;
+}
+
+/* Looks from time to time whether the receiver has been paused, and for events that are to be tried again. */
 static void
 check_endpoint(Publisher *publisher)
 {
@@ -222,7 +258,9 @@ check_endpoint(Publisher *publisher)
     if (clock_ms() - publisher->endpoint_at < ENDPOINT_INTERVAL_MS)
         return;
     publisher->endpoint_at = clock_ms();
+    publisher->retry_at = next_retry(publisher);
     endpoint_load(&seen, false);
+    MemoryContextSwitchTo(publisher->run->context);
     if (seen.state == ENDPOINT_PAUSED || seen.state == ENDPOINT_STOPPED) {
         publisher->endpoint = seen;
         publisher->stopped = true;
@@ -283,7 +321,7 @@ send_all(Publisher *publisher)
     for (;;) {
         outbox_check_interrupts(hand);
         note_stop(publisher);
-        if (!publisher->stopped && wants_more(publisher))
+        if (wants_more(publisher))
             (void)claim(publisher);
         webhook_send_ready(hand);
         webhook_run(hand);
@@ -314,6 +352,8 @@ publish_due(Publisher *publisher)
 {
     publisher->recorded_at = clock_ms();
     while (publisher->left > 0) {
+        if (publisher->run->trigger != JOB_TRIGGER_MANUAL && job_is_to_end_soon())
+            publisher->stopped = true; /* what is left is the next run's */
         if (publisher->wants_help)
             start_helpers(publisher);
         if (claim(publisher) > 0)
@@ -328,24 +368,6 @@ publish_due(Publisher *publisher)
         judge_endpoint(publisher);
 }
 
-/* When an event that waits for another attempt will be due; 0: there is none. */
-static TimestampTz
-next_retry(const Publisher *publisher)
-{
-    Oid type = TIMESTAMPTZOID;
-    Datum since =
-        TimestampTzGetDatum(publisher->claimed_at); /* what was due then and is still there is not to be had */
-    TimestampTz next;
-
-    xact_begin("apapacho_jobs: looking when events are tried again");
-    (void)spi_run("SELECT pg_catalog.min(next_attempt_at) FROM apapacho_jobs.outbox_retry"
-                  " WHERE next_attempt_at OPERATOR(pg_catalog.>) $1",
-                  1, &type, &since, NULL, true, 1);
-    next = spi_time(0, 1);
-    xact_commit();
-    return next;
-}
-
 /* Whether more events may come soon, by commits that this process can wait for. */
 static bool
 may_wait(const Publisher *publisher)
@@ -356,9 +378,9 @@ may_wait(const Publisher *publisher)
 
 /* Waits for a commit, or until an event is to be tried again. False: none came in time, or the run is to end. */
 static bool
-wait_for_commit(const Publisher *publisher)
+wait_for_commit(Publisher *publisher)
 {
-    TimestampTz retry_at = next_retry(publisher);
+    TimestampTz retry_at = publisher->retry_at = next_retry(publisher);
     double started_at = clock_ms();
 
     MemoryContextSwitchTo(publisher->run->context);
@@ -369,35 +391,37 @@ wait_for_commit(const Publisher *publisher)
         wake_listen(); /* each time: the scheduler may be another one by now */
         if (wake_is_pending() || until_retry == 0)
             return true;
-        if (left <= 0 || !job_wait_idle(publisher->run, (long)Min(left, until_retry) + 1))
+        if (left <= 0 || !job_wait_idle((long)Min(left, until_retry) + 1))
             return false;
     }
 }
 
-/* Tells the scheduler when to start the next run. */
+/*
+ * Tells the scheduler when to start the next run: for what is left over at once, for what is to be tried again later,
+ * for a receiver that cannot have anything when it may.
+ */
 static void
 plan_next_run(const Publisher *publisher)
 {
-    TimestampTz retry_at;
+    Endpoint endpoint = publisher->endpoint;
 
-    wake_unlisten();
-    switch (publisher->endpoint.state) {
-    case ENDPOINT_CLOSED:
-    case ENDPOINT_PROBING:
-        wake_hold(0);
-        retry_at = session_terminating ? 0 : next_retry(publisher); /* the next scheduler looks by itself */
+    if (endpoint.state == ENDPOINT_PAUSED || endpoint.state == ENDPOINT_STOPPED) {
+        wake_hold(DT_NOEND); /* apapacho_outbox_resume() ends that; just now it may have done so */
+        if (!session_terminating)
+            endpoint_load(&endpoint, false);
+    }
+    if (endpoint.state == ENDPOINT_CLOSED || endpoint.state == ENDPOINT_PROBING) {
+        TimestampTz retry_at = session_terminating ? 0 : next_retry(publisher); /* the next scheduler looks by itself */
+
+        wake_hold(publisher->hand->sent_again ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FAILED_RUN_MS) : 0);
         if (retry_at != 0)
             wake_note_due(retry_at);
-        break;
-    case ENDPOINT_OPEN:
-        wake_hold(publisher->endpoint.probe_at);
-        wake_note_due(publisher->endpoint.probe_at);
-        break;
-    case ENDPOINT_PAUSED:
-    case ENDPOINT_STOPPED:
-        wake_hold(DT_NOEND); /* apapacho_outbox_resume() ends that */
-        break;
+    } else if (endpoint.state == ENDPOINT_OPEN) {
+        wake_hold(endpoint.probe_at);
+        wake_note_due(endpoint.probe_at);
     }
+    if (publisher->left == 0 || publisher->stopped)
+        wake_publisher();
 }
 
 static void
@@ -436,6 +460,7 @@ close_publisher(void)
     webhook_close();
     share_release();
     wake_unlisten();
+    outbox_ignore_own_commits(false);
 }
 
 static char *
@@ -479,6 +504,7 @@ outbox_publish_run(JobRun *run)
     int64 failed;
     OutboxHand *hand = publisher.hand = hand_create(run->context);
 
+    outbox_ignore_own_commits(true);
     PG_TRY();
     {
         if (publisher.type == PUBLISHER_CONSOLE)
@@ -491,8 +517,9 @@ outbox_publish_run(JobRun *run)
     }
     PG_CATCH();
     {
-        close_publisher();
         wake_hold(TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FAILED_RUN_MS));
+        wake_publisher(); /* the flag may have been taken */
+        close_publisher();
         PG_RE_THROW();
     }
     PG_END_TRY();
@@ -513,6 +540,7 @@ publisher_help(const JobRun *run, int part, int parts, int64 *delivered, int64 *
     Publisher publisher = {.run = run, .type = PUBLISHER_WEBHOOK, .left = PG_INT64_MAX, .part = part, .parts = parts};
     OutboxHand *hand = publisher.hand = hand_create(run->context);
 
+    outbox_ignore_own_commits(true);
     PG_TRY();
     {
         if (is_open_for_events(&publisher)) {

@@ -104,7 +104,8 @@ column_array(const Column *column, Oid type)
     return PointerGetDatum(construct_array(column->values, column->count, type, length, by_value, align));
 }
 
-static uint64
+/* Returns whether every row was there to be marked. */
+static bool
 record_delivered(const char *table, const OutboxHand *hand)
 {
     Column places = column_create(hand->finished_count);
@@ -122,16 +123,16 @@ record_delivered(const char *table, const OutboxHand *hand)
         column_add(&ids, CStringGetTextDatum(event->id));
     }
     if (ids.count == 0)
-        return 0;
+        return true;
     values[0] = column_array(&places, TIDOID);
     values[1] = column_array(&ids, TEXTOID);
     marked = spi_run(psprintf(delivered_sql, table), 2, types, values, NULL, false, 0);
     if (marked < (uint64)ids.count)
         marked += spi_run(psprintf(delivered_by_id_sql, table), 1, &types[1], &values[1], NULL, false, 0);
-    return marked;
+    return marked >= (uint64)ids.count;
 }
 
-static uint64
+static void
 record_failed(const char *table, const OutboxHand *hand)
 {
     Column ids = column_create(hand->finished_count);
@@ -139,7 +140,6 @@ record_failed(const char *table, const OutboxHand *hand)
     Column errors = column_create(hand->finished_count);
     Oid types[] = {TEXTARRAYOID, BOOLARRAYOID, TEXTARRAYOID, INT4OID};
     Datum values[4];
-    uint64 marked;
 
     for (int i = 0; i < hand->finished_count; i++) {
         OutboxEvent *event = hand->finished[i];
@@ -151,13 +151,12 @@ record_failed(const char *table, const OutboxHand *hand)
         column_add(&errors, CStringGetTextDatum(event->error));
     }
     if (ids.count == 0)
-        return 0;
+        return;
     values[0] = column_array(&ids, TEXTOID);
     values[1] = column_array(&finals, BOOLOID);
     values[2] = column_array(&errors, TEXTOID);
     values[3] = Int32GetDatum(setting_outbox_max_retries);
-    marked = spi_run(psprintf(failed_sql, table), 4, types, values, NULL, false, 0);
-    return marked;
+    (void)spi_run(psprintf(failed_sql, table), 4, types, values, NULL, false, 0);
 }
 
 /* When the events that failed are due again. */
@@ -221,7 +220,7 @@ static void
 write_outcomes(OutboxHand *hand, const char *lock_timeout)
 {
     const char *table;
-    uint64 marked;
+    bool all_marked;
     RunAs saved;
     Oid owner;
 
@@ -232,13 +231,13 @@ write_outcomes(OutboxHand *hand, const char *lock_timeout)
     owner = user_table_check(TABLE_OUTBOX_EVENT);
     table = user_table_name(TABLE_OUTBOX_EVENT);
     run_as(&saved, owner);
-    marked = record_delivered(table, hand) + record_failed(table, hand);
+    all_marked = record_delivered(table, hand);
+    record_failed(table, hand);
     run_as_end(&saved);
     record_retries(hand);
     forget_retries(hand);
     xact_commit();
-    hand->recorded_count += (int64)marked;
-    hand_drop_finished(hand);
+    hand_drop_finished(hand, all_marked);
 }
 
 /* Puts an event whose outcome the table refuses off, so that it is not sent again at once and for ever. */
@@ -253,12 +252,12 @@ put_off(OutboxHand *hand)
     }
     event->state = OUTBOX_FAILED;
     event->is_final = false;
-    event->error = MemoryContextStrdup(event->batch->context, "its outcome could not be recorded");
+    event->error = MemoryContextStrdup(hand->context, "its outcome could not be recorded");
     event->retry_count = Max(event->retry_count, REFUSED_ATTEMPTS);
     xact_begin("apapacho_jobs: putting an outbox event off");
     record_retries(hand);
     xact_commit();
-    hand_drop_finished(hand);
+    hand_drop_finished(hand, true); /* the retry keeps it from being sent again at once */
 }
 
 /* Writes the noted outcomes; the error, in the caller's memory, with its transaction undone; NULL when there was none.
@@ -279,6 +278,7 @@ attempt_to_write(OutboxHand *hand)
         error = CopyErrorData();
         FlushErrorState();
         xact_abort();
+        MemoryContextSwitchTo(caller);
     }
     PG_END_TRY();
     return error;
@@ -317,6 +317,8 @@ outbox_record(OutboxHand *hand)
         if (error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED &&
             error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE)
             break;
+        if (attempt < CONFLICT_ATTEMPTS)
+            FreeErrorData(error);
     }
     if (!is_about_an_event(error->sqlerrcode))
         ReThrowError(error);
@@ -325,6 +327,7 @@ outbox_record(OutboxHand *hand)
                           errmsg("the outcome of outbox event \"%s\" could not be recorded: %s",
                                  outbox_printable(finished[0]->id), error->message),
                           errhint("The event will be sent again.")));
+        FreeErrorData(error);
         put_off(hand);
         return;
     }

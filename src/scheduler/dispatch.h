@@ -54,8 +54,8 @@ typedef struct JobRuns {
 } JobRuns;
 
 /*
- * Looks; with `wake` the database's scheduler is woken when these runs end, and the active one ends as soon as it has done
- * its work.
+ * Looks; with `wake` the database's scheduler is woken when these runs end, and the active one ends as soon as it has
+ * done its work.
  */
 void dispatch_look(Oid database, int64 job, bool wake, JobRuns *runs);
 

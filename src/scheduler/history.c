@@ -26,11 +26,8 @@
 #include "server/xact.h"
 
 static const char *const trigger_names[] = {
-    [JOB_TRIGGER_SCHEDULE] = "schedule",
-    [JOB_TRIGGER_MANUAL] = "manual",
-    [JOB_TRIGGER_RECOVERY] = "recovery",
-    [JOB_TRIGGER_RETRY] = "retry",
-    [JOB_TRIGGER_WORK] = "work",
+    [JOB_TRIGGER_SCHEDULE] = "schedule", [JOB_TRIGGER_MANUAL] = "manual", [JOB_TRIGGER_RECOVERY] = "recovery",
+    [JOB_TRIGGER_RETRY] = "retry",       [JOB_TRIGGER_WORK] = "work",
 };
 
 #define RECORD_COLUMNS                                                                                                 \
@@ -222,7 +219,8 @@ history_mark_lost(void)
         "UPDATE apapacho_jobs.run AS r SET status = 'crashed', "
         "finished_at = GREATEST(pg_catalog.clock_timestamp(), r.started_at), error = $3, "
         "sqlstate = 'XX000', retry_at = (SELECT pg_catalog.clock_timestamp() FROM apapacho_jobs.job AS j "
-        "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' AND r.trigger OPERATOR(pg_catalog.<>) 'work' "
+        "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' AND r.trigger "
+        "OPERATOR(pg_catalog.<>) 'work' "
         "AND j.retries OPERATOR(pg_catalog.>=) r.attempt AND NOT j.builtin) "
         "WHERE r.status OPERATOR(pg_catalog.=) 'running' AND r.id OPERATOR(pg_catalog.<) $1 "
         "AND r.id OPERATOR(pg_catalog.<>) ALL ($2)";
@@ -307,6 +305,8 @@ history_cut_off_runs(MemoryContext context)
             continue;
         status = spi_text(0, SPEC_COUNT + 1);
         trigger = spi_text(0, SPEC_COUNT + 2);
+        if (strcmp(trigger, trigger_names[JOB_TRIGGER_WORK]) == 0)
+            continue; /* a scheduler that starts has events looked for in any case */
         if (strcmp(status, STATUS_INTERRUPTED) != 0 &&
             (strcmp(status, STATUS_CRASHED) != 0 || strcmp(trigger, "recovery") == 0))
             continue;

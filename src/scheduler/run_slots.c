@@ -112,6 +112,8 @@ run_end(RunSlot *run, const RunOutcome *outcome, bool unrecorded)
 {
     SchedulerSlot *scheduler = scheduler_find(run->spec.database);
 
+    if (scheduler != NULL && scheduler->publisher == run->process)
+        scheduler->publisher = NO_PROCESS; /* it should have said so itself */
     run->process = NO_PROCESS;
     run->progress.known = false;
     run->unrecorded = unrecorded;

@@ -15,6 +15,8 @@
 #include "server/wake.h"
 #include "server/xact.h"
 
+#define RETRY_MS 1000 /* until what could not be started is tried again */
+
 /* By the time of the steps, which is not that of day in tests. */
 static TimestampTz
 by_clock(TimestampTz at, TimestampTz now)
@@ -49,6 +51,7 @@ work_step(const Job *job, TimestampTz now)
     MemoryContext step = CurrentMemoryContext;
     RunSpec spec = {.trigger = JOB_TRIGGER_WORK, .attempt = 1, .scheduled_for = now};
     TimestampTz next = 0;
+    RequestResult result;
     RunTicket ticket;
     JobRuns runs;
     bool there;
@@ -70,6 +73,6 @@ work_step(const Job *job, TimestampTz now)
         return 0;
     }
     claims_fill_spec(&spec, job);
-    (void)dispatch_request(&spec, false, &ticket); /* if there is no room, the schedule sees to it */
-    return 0;
+    result = dispatch_request(&spec, false, &ticket);
+    return result == REQUEST_STARTED || result == REQUEST_QUEUED ? 0 : TimestampTzPlusMilliseconds(now, RETRY_MS);
 }

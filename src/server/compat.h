@@ -12,6 +12,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
+#include "storage/lock.h"
 #include "storage/proc.h"
 #include "tcop/pquery.h"
 #include "utils/acl.h"
@@ -119,6 +120,20 @@ compat_start_transaction(void)
     TransactionTimeout = timeout;
 #else
     StartTransactionCommand();
+#endif
+}
+
+/* Whether this process holds that very lock on a relation of its database. */
+static inline bool
+compat_holds_lock(Oid relation, LOCKMODE mode)
+{
+    LOCKTAG tag;
+
+    SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
+#if PG_VERSION_NUM >= 170000
+    return LockHeldByMe(&tag, mode, false);
+#else
+    return LockHeldByMe(&tag, mode);
 #endif
 }
 

@@ -18,7 +18,8 @@
 #include "server/settings.h"
 #include "server/shared.h"
 
-static bool stopped = false; /* the run of this process has been told to end early */
+static bool reloaded = false; /* the settings have changed since the run of this process began */
+static bool stopped = false;  /* the run of this process has been told to end early */
 
 bool
 job_should_stop(const JobRun *run)
@@ -27,6 +28,7 @@ job_should_stop(const JobRun *run)
     if (ConfigReloadPending) {
         ConfigReloadPending = false;
         ProcessConfigFile(PGC_SIGHUP);
+        reloaded = true;
     }
     if (run->trigger != JOB_TRIGGER_MANUAL && !setting_enabled)
         stopped = true;
@@ -42,7 +44,7 @@ job_was_stopped(void)
 void
 job_begin(void)
 {
-    stopped = false;
+    stopped = reloaded = false;
 }
 
 /* A run that only waits has nothing to be cancelled: it ends, and has succeeded. */
@@ -55,27 +57,47 @@ is_told_to_go(void)
     return told || ProcDiePending;
 }
 
-bool
-job_wait_idle(const JobRun *run, long timeout_ms)
+/* Others wait for the end of this process's run, or somebody has cancelled it. */
+static bool
+is_waited_for(void)
 {
-    RunSlot *slot = shared_my_run;
-    bool leave;
+    bool waited_for;
 
-    if (slot == NULL)
-        return false;
-    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    leave = slot->leave_idleness || slot->cancel_requested;
-    slot->idle = !leave;
+    LWLockAcquire(shared->lock, LW_SHARED);
+    waited_for = shared_my_run->leave_idleness || shared_my_run->cancel_requested;
     LWLockRelease(shared->lock);
-    if (leave || ConfigReloadPending || !setting_enabled || is_told_to_go())
-        return false;
-    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms, PG_WAIT_EXTENSION);
-    ResetLatch(MyLatch);
+    return waited_for;
+}
+
+bool
+job_is_to_end_soon(void)
+{
+    return reloaded || (shared_my_run != NULL && is_waited_for());
+}
+
+static void
+set_idle(bool idle)
+{
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    leave = slot->leave_idleness || slot->cancel_requested;
-    slot->idle = false;
+    shared_my_run->idle = idle;
     LWLockRelease(shared->lock);
-    return !(leave || ConfigReloadPending || is_told_to_go());
+}
+
+bool
+job_wait_idle(long timeout_ms)
+{
+    bool told = is_told_to_go();
+
+    if (shared_my_run == NULL || told || !setting_enabled || ConfigReloadPending)
+        return false;
+    set_idle(true); /* first: whoever wants the run to end from here on wakes it */
+    if (!job_is_to_end_soon()) {
+        (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms, PG_WAIT_EXTENSION);
+        ResetLatch(MyLatch);
+    }
+    set_idle(false);
+    told = is_told_to_go();
+    return !(told || ConfigReloadPending || job_is_to_end_soon());
 }
 
 void

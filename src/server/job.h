@@ -74,11 +74,17 @@ bool job_was_stopped(void);
 void job_begin(void);
 
 /*
- * For a run that has done its work and would take on more: waits until the process's latch is set, or so long. False:
- * the run is to end now, since another one of the job, or a worker, is wanted, the settings have changed, or the
- * process is told to go. While it waits the job does not count as executing. Outside of a transaction.
+ * Whether a run that might go on for long should come to its end when that is convenient: another run of the job is
+ * waiting, or the settings have changed since it began.
  */
-bool job_wait_idle(const JobRun *run, long timeout_ms);
+bool job_is_to_end_soon(void);
+
+/*
+ * For a run that has done its work and would take on more: waits until the process's latch is set, or so long. False:
+ * the run is to end now, since job_is_to_end_soon(), or the process is told to go. While it waits the job does not
+ * count as executing. Outside of a transaction.
+ */
+bool job_wait_idle(long timeout_ms);
 
 /*
  * Tells how far the run is, for the status functions: `total` is -1 when it is not known, `message` may be NULL.

@@ -29,12 +29,6 @@ find_slot(void)
     return NULL;
 }
 
-bool
-wake_is_served(void)
-{
-    return find_slot() != NULL;
-}
-
 /* The latch of whoever sees to new events. */
 static void
 wake_someone(const SchedulerSlot *slot)
@@ -144,8 +138,10 @@ wake_hold(TimestampTz until)
 
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
     slot = find_slot();
-    if (slot != NULL)
+    if (slot != NULL) {
         slot->publisher_held_until = until;
+        shared_wake(slot->process);
+    }
     LWLockRelease(shared->lock);
 }
 

@@ -13,9 +13,6 @@
 
 #include "utils/timestamp.h"
 
-/* Whether this database has a scheduler: without one there is nobody to be woken. Cheap, without a lock. */
-bool wake_is_served(void);
-
 /* There are new events in this database. Never fails: fit for the end of a commit. */
 void wake_publisher(void);
 
