@@ -17,15 +17,23 @@ LIB_OBJS = \
 	src/lib/cron/parse.o \
 	src/lib/cron/reader.o \
 	src/lib/cron/words.o \
+	src/lib/delivery/address.o \
+	src/lib/delivery/answer.o \
+	src/lib/delivery/cloudevents.o \
+	src/lib/delivery/ed25519.o \
 	src/lib/delivery/engine.o \
 	src/lib/delivery/message.o \
 	src/lib/delivery/retry.o \
+	src/lib/delivery/retry_after.o \
+	src/lib/delivery/secret.o \
 	src/lib/delivery/signature.o \
 	src/lib/delivery/transfer.o \
-	src/lib/delivery/url.o
+	src/lib/delivery/url.o \
+	src/lib/delivery/verdict.o
 
 # src/server: the platform that the features stand on
 SERVER_OBJS = \
+	src/server/delivery_settings.o \
 	src/server/entry.o \
 	src/server/environment.o \
 	src/server/extension.o \
@@ -61,6 +69,7 @@ SCHEDULER_OBJS = \
 	src/scheduler/worker.o
 
 OUTBOX_OBJS = \
+	src/outbox/attempt.o \
 	src/outbox/claim.o \
 	src/outbox/cleanup.o \
 	src/outbox/commit.o \

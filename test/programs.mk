@@ -38,7 +38,8 @@ $(BUILD)/fuzzed/%.o: src/lib/%.c $(HEADERS)
 	@mkdir -p $(@D)
 	$(CLANG) $(FLAGS) -O1 $(SANITIZE) -fsanitize=fuzzer-no-link -c -o $@ $<
 
-$(BUILD)/receiver: $(RECEIVER) $(BUILD)/plain/delivery/signature.o $(HEADERS)
+$(BUILD)/receiver: $(RECEIVER) $(BUILD)/plain/delivery/signature.o $(BUILD)/plain/delivery/secret.o \
+		$(BUILD)/plain/delivery/ed25519.o $(HEADERS)
 	$(CC) $(FLAGS) -O2 -o $@ $(filter %.c %.o,$^) -lmicrohttpd -lcrypto
 
 $(BUILD)/unit/%: test/unit/%.c $(LIB:src/lib/%.c=$(BUILD)/sanitized/%.o) $(HEADERS)

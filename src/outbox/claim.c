@@ -23,6 +23,7 @@
 
 #include "outbox/hand.h"
 #include "outbox/share.h"
+#include "server/delivery_settings.h"
 #include "server/settings.h"
 #include "server/user_tables.h"
 #include "server/xact.h"
@@ -52,12 +53,16 @@ static const char claim_sql[] =
     " FROM %1$s e LEFT JOIN apapacho_jobs.outbox_waiting own ON own.event_id = e.id"
     " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1 %2$s"
     " AND (own.event_id IS NULL OR own.next_attempt_at <= pg_catalog.statement_timestamp())"
-    " AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r JOIN %1$s x ON x.id = r.event_id"
+    " %3$s"
+    " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
+
+/* Those whose aggregate has no earlier event that waits. */
+static const char order_sql[] =
+    "AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r JOIN %1$s x ON x.id = r.event_id"
     "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\""
     "  AND r.event_id <> e.id AND x.\"publishedAt\" IS NULL AND x.\"retryCount\" < $1"
     "  AND (x.\"createdAt\" < e.\"createdAt\""
-    "   OR x.\"createdAt\" = e.\"createdAt\" AND (own.event_id IS NULL OR x.id < e.id)))"
-    " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
+    "   OR x.\"createdAt\" = e.\"createdAt\" AND (own.event_id IS NULL OR x.id < e.id)))";
 
 /* Those of this publisher's share, where that is not the whole. */
 static const char share_sql[] =
@@ -123,9 +128,40 @@ iso_time(Timestamp time)
                     tm.tm_sec, (int)(fraction / 1000));
 }
 
+/* A version 00 traceparent as W3C's Trace Context has it: 00-32 hex digits-16 hex digits-2 hex digits. */
+static bool
+is_traceparent(const char *text, int length)
+{
+    static const char shape[] = "00-xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx-xxxxxxxxxxxxxxxx-xx";
+
+    if (length != (int)strlen(shape))
+        return false;
+    for (int i = 0; i < length; i++) {
+        if (shape[i] == 'x' ? strchr("0123456789abcdef", text[i]) == NULL || text[i] == '\0' : text[i] != shape[i])
+            return false;
+    }
+    return true;
+}
+
+/* What the payload's member `traceparent` says; NULL: nothing of use. */
+static char *
+find_traceparent(const Jsonb *payload)
+{
+    JsonbValue buffer;
+    JsonbValue *value;
+
+    if (!JB_ROOT_IS_OBJECT(payload))
+        return NULL;
+    value =
+        getKeyJsonValueFromContainer((JsonbContainer *)&payload->root, "traceparent", strlen("traceparent"), &buffer);
+    if (value == NULL || value->type != jbvString || !is_traceparent(value->val.string.val, value->val.string.len))
+        return NULL;
+    return pnstrdup(value->val.string.val, value->val.string.len);
+}
+
 /* The payload's text, NULL when it is longer than any text can be. One such event must not stop all others. */
 static char *
-payload_text(HeapTuple row, TupleDesc columns)
+payload_text(HeapTuple row, TupleDesc columns, const char **traceparent)
 {
     MemoryContext context = CurrentMemoryContext;
     StringInfoData text;
@@ -136,7 +172,9 @@ payload_text(HeapTuple row, TupleDesc columns)
 
     if (is_null)
         return pstrdup("null");
-    payload = DatumGetJsonbP(value); /* whatever fails from here on is computation: there is nothing to clean up */
+    payload = DatumGetJsonbP(value);
+    *traceparent = find_traceparent(payload);
+    /* whatever fails from here on is computation: there is nothing to clean up */
     initStringInfo(&text);
     PG_TRY();
     {
@@ -180,9 +218,10 @@ read_event(char *id, HeapTuple row, TupleDesc columns)
     OutboxEvent *event = palloc0(sizeof(OutboxEvent));
     bool is_null;
     MessageFields *message = &event->message;
-    char *payload = payload_text(row, columns);
+    char *payload = payload_text(row, columns, &event->traceparent);
 
     event->state = OUTBOX_CLAIMED;
+    event->retry_after_s = -1;
     event->id = id;
     event->aggregate_type = column_text(row, columns, COL_AGGREGATE_TYPE);
     event->aggregate_id = column_text(row, columns, COL_AGGREGATE_ID);
@@ -307,7 +346,9 @@ outbox_claim(OutboxHand *hand, int limit, bool *more)
     Assert(hand->finished_count == 0);
     xact_begin("apapacho_jobs: claiming outbox events");
     run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
-    sql = psprintf(claim_sql, user_table_name(TABLE_OUTBOX_EVENT), whole ? "" : share_sql);
+    sql = psprintf(
+        claim_sql, user_table_name(TABLE_OUTBOX_EVENT), whole ? "" : share_sql,
+        setting_outbox_order == OUTBOX_ORDER_NONE ? "" : psprintf(order_sql, user_table_name(TABLE_OUTBOX_EVENT)));
     if (!whole)
         values[2] = share_slots();
     level = outbox_plan_by_index();

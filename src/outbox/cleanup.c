@@ -15,6 +15,7 @@
 
 #include "outbox/hand.h"
 #include "outbox/outbox.h"
+#include "server/delivery_settings.h"
 #include "server/settings.h"
 #include "server/user_tables.h"
 #include "server/xact.h"
@@ -92,6 +93,26 @@ delete_retries(void)
     xact_commit();
 }
 
+static uint64
+delete_attempts(void)
+{
+    static const char sql[] =
+        "DELETE FROM apapacho_jobs.outbox_attempt WHERE ctid = ANY (ARRAY(SELECT ctid FROM apapacho_jobs.outbox_attempt"
+        " WHERE at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) pg_catalog.make_interval(days => "
+        "$1))"
+        " ORDER BY at LIMIT $2))";
+    Oid types[] = {INT4OID, INT4OID};
+    Datum values[] = {Int32GetDatum(setting_outbox_attempts_days), Int32GetDatum(BATCH_ROWS)};
+    uint64 deleted;
+
+    if (setting_outbox_attempts_days == 0)
+        return 0;
+    xact_begin("apapacho_jobs: deleting old attempts");
+    deleted = spi_run(sql, 2, types, values, NULL, false, 0);
+    xact_commit();
+    return deleted;
+}
+
 static int64
 delete_runs(void)
 {
@@ -135,6 +156,8 @@ outbox_cleanup_run(JobRun *run)
         total += deleted;
         job_progress((int64)total, -1, "events deleted");
     }
+    while (!job_should_stop(run) && delete_attempts() == BATCH_ROWS)
+        ;
     delete_retries();
 
     ereport(LOG, (errmsg_internal("[Job:Cleanup] Limpiados " UINT64_FORMAT " eventos", total)));

@@ -7,7 +7,9 @@
 #include "common/hashfn.h"
 #include "utils/memutils.h"
 
+#include "outbox/attempt.h"
 #include "outbox/hand.h"
+#include "server/delivery_settings.h"
 #include "server/settings.h"
 
 #define SHORT_ERROR_BYTES 500
@@ -90,6 +92,8 @@ outbox_event_free(OutboxEvent *event)
     free_text(event->aggregate_type);
     free_text(event->aggregate_id);
     free_text(event->error);
+    free_text(event->traceparent);
+    attempt_free(event->attempt);
     pfree(event);
 }
 
@@ -120,6 +124,10 @@ hand_add(OutboxHand *hand, OutboxEvent *event)
     hand->bytes += event->bytes;
     hand->sent_again = hand->sent_again || hash_search(hand->unmarked, &hash, HASH_FIND, NULL) != NULL;
     (void)hash_search(hand->ids, &hash, HASH_ENTER, &found);
+    if (setting_outbox_order == OUTBOX_ORDER_NONE) {
+        make_ready(hand, event);
+        return;
+    }
     tail = hash_search(hand->tails, &event->aggregate, HASH_ENTER, &found);
     if (found && tail->last->state == OUTBOX_CLAIMED)
         tail->last->successor = event;

@@ -33,6 +33,8 @@ typedef enum OutboxEventState {
     OUTBOX_FAILED
 } OutboxEventState;
 
+typedef struct OutboxAttempt OutboxAttempt;
+
 typedef struct OutboxEvent {
     OutboxEventState state;
     char *id; /* in the database's encoding, for SQL and the log */
@@ -50,6 +52,9 @@ typedef struct OutboxEvent {
     struct OutboxEvent *successor; /* the next one of the aggregate in hand */
     dlist_node ready;              /* in the hand's queue, while it is ready and not yet taken */
     size_t bytes;                  /* of its texts */
+    const char *traceparent;       /* W3C Trace Context, from the payload; NULL: none */
+    OutboxAttempt *attempt;        /* what is to be logged of the attempt; NULL: nothing (attempt.h) */
+    long retry_after_s;            /* of a failed event: how long the receiver wants to be left alone; -1: not said */
     bool is_final;                 /* failed for good */
     char *error;                   /* of a failed event: one short printable line */
 } OutboxEvent;

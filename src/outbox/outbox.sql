@@ -109,7 +109,7 @@ REVOKE EXECUTE ON FUNCTION apapacho_jobs.wake_publisher() FROM PUBLIC;
 COMMENT ON FUNCTION apapacho_jobs.wake_publisher() IS 'has the outbox looked at as soon as this transaction has committed';
 
 CREATE FUNCTION @extschema@.apapacho_outbox_pause(endpoint text DEFAULT 'default') RETURNS boolean
-    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
         WITH changed AS (
@@ -122,7 +122,7 @@ COMMENT ON FUNCTION @extschema@.apapacho_outbox_pause(text) IS
     'sends no more events to the endpoint until apapacho_outbox_resume(); what is on its way is not called back. Returns whether it was not paused';
 
 CREATE FUNCTION @extschema@.apapacho_outbox_resume(endpoint text DEFAULT 'default') RETURNS boolean
-    LANGUAGE sql VOLATILE STRICT PARALLEL UNSAFE
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
         WITH changed AS (
@@ -136,3 +136,35 @@ CREATE FUNCTION @extschema@.apapacho_outbox_resume(endpoint text DEFAULT 'defaul
 REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_resume(text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.apapacho_outbox_resume(text) IS
     'sends events to the endpoint again that was paused, was stopped by 410 Gone, or failed again and again. Returns whether it was any of these';
+
+-- Attempts to deliver events, by apapacho_jobs.outbox_log_attempts; the job cleanup deletes old ones. Not dumped.
+CREATE TABLE apapacho_jobs.outbox_attempt (
+    at timestamptz NOT NULL,
+    event_id text NOT NULL,
+    event_type text NOT NULL,
+    endpoint text NOT NULL,
+    attempt integer NOT NULL,
+    delivered boolean NOT NULL,
+    http_status integer,
+    error_class text,
+    error text,
+    lookup_ms double precision,
+    connect_ms double precision,
+    tls_ms double precision,
+    first_byte_ms double precision,
+    total_ms double precision,
+    peer text,
+    response text
+) WITH (autovacuum_vacuum_scale_factor = 0.05);
+CREATE INDEX outbox_attempt_at_idx ON apapacho_jobs.outbox_attempt (at);
+CREATE INDEX outbox_attempt_event_idx ON apapacho_jobs.outbox_attempt (event_id, at);
+COMMENT ON TABLE apapacho_jobs.outbox_attempt IS 'attempts to deliver outbox events, by default those that failed';
+COMMENT ON COLUMN apapacho_jobs.outbox_attempt.at IS 'when the attempt had ended';
+COMMENT ON COLUMN apapacho_jobs.outbox_attempt.attempt IS 'the event''s first, second ... attempt';
+COMMENT ON COLUMN apapacho_jobs.outbox_attempt.http_status IS 'null: no answer came';
+COMMENT ON COLUMN apapacho_jobs.outbox_attempt.error_class IS
+    'of a failure: resolve, connect, tls, timeout, protocol, http_status, too_large (endless header lines), blocked (no address of the host is allowed), other';
+COMMENT ON COLUMN apapacho_jobs.outbox_attempt.lookup_ms IS 'time for the name lookup; like connect_ms and tls_ms null where an open connection was used again';
+COMMENT ON COLUMN apapacho_jobs.outbox_attempt.first_byte_ms IS 'time from the request''s sending to the answer''s first byte';
+COMMENT ON COLUMN apapacho_jobs.outbox_attempt.peer IS 'address and port of the receiver';
+COMMENT ON COLUMN apapacho_jobs.outbox_attempt.response IS 'the beginning of the answer''s body, as printable ASCII';

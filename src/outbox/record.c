@@ -16,7 +16,9 @@
 #include "utils/memutils.h"
 
 #include "lib/delivery/retry.h"
+#include "outbox/attempt.h"
 #include "outbox/hand.h"
+#include "server/delivery_settings.h"
 #include "server/settings.h"
 #include "server/user_tables.h"
 #include "server/xact.h"
@@ -159,6 +161,16 @@ record_failed(const char *table, const OutboxHand *hand)
     (void)spi_run(psprintf(failed_sql, table), 4, types, values, NULL, false, 0);
 }
 
+/* Until the next attempt: by the schedule, but not before the receiver wants it. */
+static int64
+retry_delay_ms(const OutboxEvent *event, int attempts)
+{
+    int64 delay =
+        delivery_retry_schedule_delay_ms(setting_retry_schedule, attempts, pg_prng_uint32(&pg_global_prng_state));
+
+    return Max(delay, INT64CONST(1000) * Min(event->retry_after_s, setting_outbox_retry_after_max));
+}
+
 /* When the events that failed are due again. */
 static void
 record_retries(const OutboxHand *hand)
@@ -181,9 +193,7 @@ record_retries(const OutboxHand *hand)
         column_add(&columns[1], CStringGetTextDatum(event->aggregate_type));
         column_add(&columns[2], CStringGetTextDatum(event->aggregate_id));
         column_add(&columns[3], Int32GetDatum(attempts));
-        column_add(&columns[4],
-                   TimestampTzGetDatum(now + INT64CONST(1000) * delivery_retry_delay_ms(
-                                                                    attempts, pg_prng_uint32(&pg_global_prng_state))));
+        column_add(&columns[4], TimestampTzGetDatum(now + INT64CONST(1000) * retry_delay_ms(event, attempts)));
     }
     if (columns[0].count == 0)
         return;
@@ -236,6 +246,7 @@ write_outcomes(OutboxHand *hand, const char *lock_timeout)
     run_as_end(&saved);
     record_retries(hand);
     forget_retries(hand);
+    attempt_record(hand);
     xact_commit();
     hand_drop_finished(hand, all_marked);
 }

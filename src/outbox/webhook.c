@@ -16,23 +16,37 @@
 #include "storage/latch.h"
 #include "utils/memutils.h"
 
+#include "lib/delivery/cloudevents.h"
 #include "lib/delivery/engine.h"
 #include "lib/delivery/signature.h"
+#include "lib/delivery/url.h"
+#include "lib/delivery/verdict.h"
+#include "outbox/attempt.h"
 #include "outbox/webhook.h"
 #include "server/compat.h"
+#include "server/delivery_settings.h"
 #include "server/settings.h"
 
 #define CONNECT_TIMEOUT_MS 10000
 #define MAX_RESPONSE_BYTES 65536
 #define MAX_HEADER_VALUE 4096
+#define RESPONSE_EXCERPT_BYTES 1024
+#define MAX_HOST_SIZE 300
+
+/* Of a request: ours, traceparent, CloudEvents', signatures. */
+#define MOST_HEADERS (9 + CLOUDEVENTS_MAX_HEADERS)
+
+/* Secrets that are in use at a time. */
+#define MOST_KEYS 2
 
 typedef struct Webhook {
     MemoryContext context; /* of the URL; NULL: not open */
     MemoryContext request; /* reset for each request */
     char *url;
+    char *source; /* of CloudEvents; empty: none */
     int concurrency;
-    bool is_signed;
-    SigningKeys keys;
+    SigningKeys keys[MOST_KEYS]; /* the secret's, then the older one's */
+    int key_count;
     DeliveryEngine *engine;
     WaitEventSet *wait_set;
 } Webhook;
@@ -48,8 +62,8 @@ webhook_close(void)
     if (webhook.wait_set != NULL)
         FreeWaitEventSet(webhook.wait_set);
     webhook.wait_set = NULL;
-    signing_keys_wipe(&webhook.keys);
-    webhook.is_signed = false;
+    while (webhook.key_count > 0)
+        signing_keys_wipe(&webhook.keys[--webhook.key_count]);
     if (webhook.context != NULL)
         MemoryContextDelete(webhook.context);
     webhook.context = webhook.request = NULL;
@@ -62,26 +76,49 @@ close_at_exit(int code, Datum argument)
     webhook_close();
 }
 
+/* Derives the keys of a secret, and wipes it. NULL is nothing. */
 static void
-open_keys(void)
+open_key(char *secret)
 {
-    char *secret = setting_webhook_secret();
     char error[256];
+    bool usable;
 
     if (secret == NULL)
         return;
-    webhook.is_signed = signing_keys_init(&webhook.keys, secret, error, sizeof(error));
+    usable = signing_keys_init(&webhook.keys[webhook.key_count], secret, error, sizeof(error));
     explicit_bzero(secret, strlen(secret));
     pfree(secret);
-    if (!webhook.is_signed)
+    if (!usable)
         ereport(ERROR,
                 (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the webhook secret cannot be used: %s", error),
                  errhint("Set apapacho_jobs.outbox_webhook_secret or apapacho_jobs.outbox_webhook_secret_file.")));
+    webhook.key_count++;
+}
+
+static void
+open_keys(void)
+{
+    open_key(setting_webhook_secret());
+    if (webhook.key_count > 0)
+        open_key(setting_previous_webhook_secret());
+}
+
+/* What the administrator has allowed, and what the URL itself names. */
+static AddressPolicy
+address_policy(void)
+{
+    AddressPolicy policy = {.allowed = *setting_allowed_addresses};
+    char host[MAX_HOST_SIZE];
+
+    if (delivery_url_host(webhook.url, host, sizeof(host)))
+        address_policy_allow_host(&policy, host);
+    return policy;
 }
 
 static void
 open_engine(void)
 {
+    AddressPolicy policy = address_policy();
     DeliveryOptions options = {
         .max_in_flight = webhook.concurrency,
         .connect_timeout_ms = Min(setting_outbox_timeout, CONNECT_TIMEOUT_MS),
@@ -89,6 +126,9 @@ open_engine(void)
         .max_response_bytes = MAX_RESPONSE_BYTES,
         .user_agent = "apapacho_jobs/" APAPACHO_VERSION,
         .verify_tls = true,
+        .excerpt_bytes = RESPONSE_EXCERPT_BYTES,
+        .fail_on_client_error = setting_outbox_fail_on_client_error,
+        .addresses = &policy,
     };
     char error[256];
 
@@ -121,6 +161,7 @@ webhook_open(void)
     webhook.context = AllocSetContextCreate(TopMemoryContext, "outbox webhook", ALLOCSET_SMALL_SIZES);
     webhook.request = AllocSetContextCreate(webhook.context, "outbox request", ALLOCSET_SMALL_SIZES);
     webhook.url = MemoryContextStrdup(webhook.context, setting_outbox_webhook_url);
+    webhook.source = MemoryContextStrdup(webhook.context, setting_outbox_cloudevents_source);
     webhook.concurrency = setting_outbox_concurrency;
     before = MemoryContextSwitchTo(webhook.context);
     open_keys();
@@ -144,6 +185,19 @@ describe_event(const OutboxEvent *event, int64 now, DeliveryHeader *headers)
     headers[count++] = (DeliveryHeader){"X-Event-Type", outbox_printable(event->message.type)};
     headers[count++] = (DeliveryHeader){"X-Aggregate-Type", outbox_printable(event->message.aggregate_type)};
     headers[count++] = (DeliveryHeader){"X-Event-Id", id};
+    if (event->traceparent != NULL)
+        headers[count++] = (DeliveryHeader){"traceparent", event->traceparent};
+    if (webhook.source[0] != '\0') {
+        const MessageFields *message = &event->message;
+        size_t size =
+            CLOUDEVENTS_BUFFER_SIZE(strlen(message->id) + strlen(message->type) + strlen(message->aggregate_type) +
+                                    strlen(message->aggregate_id) + strlen(webhook.source) + 100);
+        int added = cloudevents_headers(message, webhook.source, headers + count, palloc(size), size);
+
+        if (added < 0)
+            return -1;
+        count += added;
+    }
     for (int i = 0; i < count; i++) {
         if (strlen(headers[i].value) > MAX_HEADER_VALUE)
             return -1;
@@ -151,15 +205,34 @@ describe_event(const OutboxEvent *event, int64 now, DeliveryHeader *headers)
     return count;
 }
 
+/* Adds the signatures of a body; false: OpenSSL has failed. */
+static bool
+sign(const DeliveryRequest *request, const MessageLayout *layout, int64 now, DeliveryHeader *headers, int *count)
+{
+    static char standard[MOST_KEYS * SIGNATURE_STANDARD_SIZE];
+    static char legacy[SIGNATURE_LEGACY_SIZE];
+
+    if (webhook.key_count == 0)
+        return true;
+    if (!signature_header(webhook.keys, webhook.key_count, headers[0].value, now, request->body, request->body_length,
+                          standard, sizeof(standard)))
+        return false;
+    headers[(*count)++] = (DeliveryHeader){"webhook-signature", standard};
+    if (webhook.keys[0].asymmetric != NULL)
+        return true; /* nobody could verify the other one */
+    if (!signature_legacy(&webhook.keys[0], request->body + layout->payload_offset, layout->payload_length, legacy))
+        return false;
+    headers[(*count)++] = (DeliveryHeader){"X-Webhook-Signature", legacy};
+    return true;
+}
+
 /* Signs the body and submits it. False with the reason in error. No errors are raised in here. */
 static bool
 submit_body(OutboxEvent *event, DeliveryHeader *headers, int count, int64 now, char *error, size_t error_size)
 {
-    char standard[SIGNATURE_STANDARD_SIZE];
-    char legacy[SIGNATURE_LEGACY_SIZE];
     MessageLayout layout;
     DeliveryRequest request = {.url = webhook.url, .headers = headers, .tag = event};
-    bool submitted;
+    bool submitted = false;
 
     request.body = message_build(&event->message, &layout);
     if (request.body == NULL) {
@@ -167,18 +240,17 @@ submit_body(OutboxEvent *event, DeliveryHeader *headers, int count, int64 now, c
         return false;
     }
     request.body_length = layout.body_length;
-    if (webhook.is_signed) {
-        if (!signature_standard(&webhook.keys, headers[0].value, now, request.body, layout.body_length, standard) ||
-            !signature_legacy(&webhook.keys, request.body + layout.payload_offset, layout.payload_length, legacy)) {
-            free(request.body);
-            strlcpy(error, "could not sign the event", error_size);
-            return false;
-        }
-        headers[count++] = (DeliveryHeader){"webhook-signature", standard};
-        headers[count++] = (DeliveryHeader){"X-Webhook-Signature", legacy};
+    if (webhook.source[0] != '\0') { /* CloudEvents in binary mode: the payload alone */
+        memmove(request.body, request.body + layout.payload_offset, layout.payload_length);
+        request.body_length = layout.payload_length;
+        layout.payload_offset = 0;
     }
-    request.header_count = count;
-    submitted = delivery_engine_submit(webhook.engine, &request, error, error_size);
+    if (!sign(&request, &layout, now, headers, &count))
+        strlcpy(error, "could not sign the event", error_size);
+    else {
+        request.header_count = count;
+        submitted = delivery_engine_submit(webhook.engine, &request, error, error_size);
+    }
     if (!submitted)
         free(request.body);
     return submitted;
@@ -188,7 +260,7 @@ submit_body(OutboxEvent *event, DeliveryHeader *headers, int count, int64 now, c
 static void
 send_event(OutboxHand *hand, OutboxEvent *event)
 {
-    DeliveryHeader headers[8];
+    DeliveryHeader headers[MOST_HEADERS];
     int64 now = (int64)time(NULL);
     char error[256] = "";
     MemoryContext before;
@@ -233,12 +305,23 @@ webhook_send_ready(OutboxHand *hand)
 static bool
 shows_receiver(const DeliveryResult *result)
 {
-    long status = result->http_status;
+    return result->delivered || (result->error_class == DELIVERY_ERROR_HTTP_STATUS && result->http_status < 500 &&
+                                 delivery_verdict(result->http_status, true).retryable == false);
+}
 
-    if (result->delivered)
-        return true;
-    return result->error_class == DELIVERY_ERROR_HTTP_STATUS && status < 500 && status != 408 && status != 425 &&
-           status != 429;
+static void
+take_result(OutboxHand *hand, const DeliveryResult *result)
+{
+    OutboxEvent *event = result->tag;
+
+    hand_note_receiver(hand, shows_receiver(result), result->gone);
+    attempt_note(hand, event, result);
+    if (result->delivered) {
+        outbox_delivered(hand, event);
+        return;
+    }
+    event->retry_after_s = result->retry_after_s;
+    outbox_failed(hand, event, result->error, !result->retryable && !result->gone);
 }
 
 void
@@ -247,13 +330,8 @@ webhook_run(OutboxHand *hand)
     DeliveryResult result;
 
     delivery_engine_run(webhook.engine);
-    while (delivery_engine_next_result(webhook.engine, &result)) {
-        hand_note_receiver(hand, shows_receiver(&result), result.http_status == 410);
-        if (result.delivered)
-            outbox_delivered(hand, result.tag);
-        else
-            outbox_failed(hand, result.tag, result.error, false);
-    }
+    while (delivery_engine_next_result(webhook.engine, &result))
+        take_result(hand, &result);
 }
 
 void

@@ -16,6 +16,7 @@
 #include "storage/proc.h"
 #include "tcop/pquery.h"
 #include "utils/acl.h"
+#include "utils/datetime.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 
@@ -134,6 +135,19 @@ compat_holds_lock(Oid relation, LOCKMODE mode)
     return LockHeldByMe(&tag, mode, false);
 #else
     return LockHeldByMe(&tag, mode);
+#endif
+}
+
+/* Reads the fields of a time; 0: it is one. */
+static inline int
+compat_decode_date_time(char **fields, int *types, int count, int *kind, struct pg_tm *tm, fsec_t *fraction, int *zone)
+{
+#if PG_VERSION_NUM >= 160000
+    DateTimeErrorExtra extra;
+
+    return DecodeDateTime(fields, types, count, kind, tm, fraction, zone, &extra);
+#else
+    return DecodeDateTime(fields, types, count, kind, tm, fraction, zone);
 #endif
 }
 

@@ -19,6 +19,7 @@
 #include "lib/delivery/engine.h"
 #include "lib/delivery/signature.h"
 #include "server/compat.h"
+#include "server/delivery_settings.h"
 #include "server/environment.h"
 #include "server/settings.h"
 #include "server/shared.h"
@@ -47,7 +48,9 @@ static char *timezone_name;
 static pg_tz *timezone_setting; /* NULL: the server's TimeZone */
 static char *url_variable;      /* always empty, see keep_hidden */
 static char *secret_variable;   /* so is this */
-static char *secret_value;      /* the variable's extra; NULL when there is none */
+static char *previous_secret_variable;
+static char *previous_secret_value;
+static char *secret_value; /* the variable's extra; NULL when there is none */
 static char *secret_file;
 
 static const struct config_enum_entry publisher_types[] = {
@@ -243,6 +246,18 @@ check_secret(char **newval, void **extra, GucSource source)
 }
 
 static void
+assign_previous_secret(const char *newval, void *extra)
+{
+    previous_secret_value = extra;
+}
+
+static const char *
+show_previous_secret(void)
+{
+    return previous_secret_value != NULL ? "********" : "";
+}
+
+static void
 assign_secret(const char *newval, void *extra)
 {
     secret_value = extra;
@@ -318,6 +333,15 @@ read_secret_file(void)
     secret = pnstrdup(buffer, (Size)length);
     explicit_bzero(buffer, sizeof(buffer));
     return secret;
+}
+
+char *
+setting_previous_webhook_secret(void)
+{
+    if (previous_secret_value == NULL ||
+        (setting_previous_secret_until != 0 && setting_previous_secret_until <= GetCurrentTimestamp()))
+        return NULL;
+    return pstrdup(previous_secret_value);
 }
 
 char *
@@ -438,6 +462,11 @@ define_outbox_settings(void)
                   &secret_variable, environment_string("OUTBOX_WEBHOOK_SECRET", "", true), PGC_SIGHUP,
                   GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NO_RESET_ALL | GUC_NOT_IN_SAMPLE, check_secret,
                   assign_secret, show_secret);
+    define_string("apapacho_jobs.outbox_webhook_secret_previous",
+                  "Secret that webhooks are signed with besides, while receivers change over to the new one.", NULL,
+                  &previous_secret_variable, "", PGC_SIGHUP,
+                  GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NO_RESET_ALL | GUC_NOT_IN_SAMPLE, check_secret,
+                  assign_previous_secret, show_previous_secret);
     define_string(
         "apapacho_jobs.outbox_webhook_secret_file", "File that holds the secret that webhooks are signed with.",
         "Used when apapacho_jobs.outbox_webhook_secret is empty; read at the start of each run.", &secret_file,
@@ -467,6 +496,7 @@ settings_define(void)
 {
     define_scheduler_settings();
     define_outbox_settings();
+    delivery_settings_define();
     define_string("apapacho_jobs.schema", "Schema of the tables that the jobs work on.", NULL, &setting_schema,
                   "public", PGC_SUSET, 0, check_schema, NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.payout_batch_size", "Creators that are paid in one transaction.", NULL,

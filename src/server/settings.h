@@ -49,6 +49,9 @@ bool setting_serves_database(const char *name);
  */
 char *setting_webhook_secret(void);
 
+/* The older one, apapacho_jobs.outbox_webhook_secret_previous, until it expires; NULL: none. To be wiped too. */
+char *setting_previous_webhook_secret(void);
+
 /* Defines all settings; from _PG_init at preload. */
 void settings_define(void);
 

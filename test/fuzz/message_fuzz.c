@@ -61,7 +61,7 @@ fuzz_signature(const char *secret, const char *id, const char *body, const char 
     require(signing_keys_init(&keys, secret, error, sizeof error) == usable);
     if (usable) {
         require(signature_standard(&keys, id, 1000, body, length, standard));
-        require(strlen(standard) == SIGNATURE_STANDARD_SIZE - 1);
+        require(strlen(standard) == 47 || strlen(standard) == 92);
         require(signature_standard_verify(&keys, id, "1000", body, length, standard, 1000, 1) == SIGNATURE_VALID);
         require(signature_standard_verify(&keys, id, "1001", body, length, standard, 1000, 1) == SIGNATURE_INVALID);
         signature_standard_verify(&keys, id, header, body, length, header, 1000, 1);

@@ -357,7 +357,7 @@ test_names(void)
         poll(NULL, 0, 1);
 }
 
-/* An SSL_CTX with a new self-signed certificate for 127.0.0.1, which is written to path as well. */
+/* An SSL_CTX with a new self-signed certificate for 127.0.0.1, which is written to path with its key as well. */
 static SSL_CTX *
 make_tls(const char *path)
 {
@@ -378,6 +378,7 @@ make_tls(const char *path)
     X509_add_ext(certificate, names, -1);
     CHECK(X509_sign(certificate, key, EVP_sha256()) > 0);
     CHECK(file != NULL && PEM_write_X509(file, certificate) == 1);
+    CHECK(file != NULL && PEM_write_PrivateKey(file, key, NULL, NULL, 0, NULL, NULL) == 1);
     if (file != NULL)
         fclose(file);
     CHECK(SSL_CTX_use_certificate(context, certificate) == 1 && SSL_CTX_use_PrivateKey(context, key) == 1);
@@ -427,6 +428,121 @@ test_tls(void)
     result = deliver_url(engine, good, 10);
     check_failure(result, DELIVERY_ERROR_TIMEOUT, 0, "timed out after");
     CHECK(result.total_ms < 5000);
+    delivery_engine_destroy(engine);
+
+    loopback_stop(&tls_server);
+    SSL_CTX_free(tls);
+    unlink(path);
+    close(fd);
+}
+
+static atomic_int client_certificates; /* that the server has seen */
+static atomic_bool saw_http2_offer;
+
+static int
+accept_client(int preverified, X509_STORE_CTX *store)
+{
+    (void)preverified;
+    (void)store;
+    atomic_fetch_add(&client_certificates, 1);
+    return 1;
+}
+
+static int
+select_protocol(SSL *tls, const unsigned char **chosen, unsigned char *chosen_length, const unsigned char *offered,
+                unsigned int length, void *context)
+{
+    static const unsigned char http1[] = "\x08http/1.1";
+
+    (void)tls;
+    (void)context;
+    if (memmem(offered, length, "\x02h2", 3) != NULL)
+        atomic_store(&saw_http2_offer, true);
+    return SSL_select_next_proto((unsigned char **)chosen, chosen_length, http1, sizeof http1 - 1, offered, length) ==
+                   OPENSSL_NPN_NEGOTIATED
+               ? SSL_TLSEXT_ERR_OK
+               : SSL_TLSEXT_ERR_NOACK;
+}
+
+static DeliveryResult
+deliver_tls(DeliveryEngine *engine, const char *url, const DeliveryTls *tls)
+{
+    DeliveryHeader type = {"Content-Type", "text/plain"};
+    DeliveryRequest request = {.url = url, .headers = &type, .header_count = 1, .tls = tls};
+    DeliveryResult result = {0};
+    char error[256] = "";
+
+    CHECK(delivery_engine_submit(engine, &request, error, sizeof error));
+    CHECK(next_result(engine, &result));
+    return result;
+}
+
+/* Client certificates, TLS files of single requests, and the offer of HTTP/2. */
+static void
+test_tls_options(void)
+{
+    static Loopback tls_server;
+    char path[] = "/tmp/delivery_engine_test.XXXXXX";
+    int fd = mkstemp(path);
+    SSL_CTX *tls = make_tls(path);
+    DeliveryTls with_certificate = {.ca_file = path, .client_cert = path};
+    DeliveryTls without = {.ca_file = path};
+    DeliveryTls missing = {.ca_file = path, .client_cert = "/nonexistent", .client_key = path};
+    DeliveryTls nothing = {0};
+    DeliveryOptions options = usual_options();
+    DeliveryEngine *engine;
+    char url[64];
+
+    SSL_CTX_set_verify(tls, SSL_VERIFY_PEER, accept_client);
+    SSL_CTX_set_session_id_context(tls, (const unsigned char *)"test", 4);
+    SSL_CTX_set_session_cache_mode(tls, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_options(tls, SSL_OP_NO_TICKET);
+    SSL_CTX_set_alpn_select_cb(tls, select_protocol, NULL);
+    loopback_start(&tls_server, tls);
+    snprintf(url, sizeof url, "https://127.0.0.1:%d/200", tls_server.port);
+
+    engine = make_engine(&options);
+    check_failure(deliver_tls(engine, url, NULL), DELIVERY_ERROR_TLS, 0, "certificate");
+    CHECK(deliver_tls(engine, url, &without).delivered);
+    CHECK(atomic_load(&client_certificates) == 0);
+    CHECK(deliver_tls(engine, url, &with_certificate).delivered); /* not on the connection that has none */
+    CHECK(atomic_load(&client_certificates) > 0);
+    CHECK(deliver_tls(engine, url, &without).reused_connection);
+    CHECK(deliver_tls(engine, url, &with_certificate).reused_connection);
+    CHECK(atomic_load(&tls_server.connections) == 3);
+    check_failure(deliver_tls(engine, url, &missing), DELIVERY_ERROR_TLS, 0, "");
+    check_failure(deliver_tls(engine, url, &nothing), DELIVERY_ERROR_TLS, 0, "certificate");
+    check_failure(deliver_tls(engine, url, NULL), DELIVERY_ERROR_TLS, 0, "certificate");
+    CHECK(!atomic_load(&saw_http2_offer));
+    delivery_engine_destroy(engine);
+
+    SSL_CTX_set_verify(tls, SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT, accept_client);
+    engine = make_engine(&options);
+    check_failure(deliver_tls(engine, url, &without), DELIVERY_ERROR_TLS, 0, "certificate");
+    CHECK(deliver_tls(engine, url, &with_certificate).delivered);
+    delivery_engine_destroy(engine);
+    SSL_CTX_set_verify(tls, SSL_VERIFY_PEER, accept_client);
+
+    atomic_store(&client_certificates, 0);
+    options.ca_file = options.client_cert = options.client_key = path;
+    engine = make_engine(&options);
+    CHECK(deliver_tls(engine, url, NULL).delivered);
+    CHECK(atomic_load(&client_certificates) > 0);
+    CHECK(!deliver_tls(engine, url, &nothing).delivered); /* nor does it inherit the engine's */
+    CHECK(deliver_tls(engine, url, NULL).reused_connection);
+    delivery_engine_destroy(engine);
+
+    options.http2 = true;
+    engine = make_engine(&options);
+    for (int i = 0; i < 4; i++) /* the server wants HTTP/1.1 */
+        CHECK(submit_url(engine, url, 10, NULL));
+    for (int i = 0; i < 4; i++) {
+        DeliveryResult result;
+
+        CHECK(next_result(engine, &result) && result.delivered);
+    }
+    if (curl_version_info(CURLVERSION_NOW)->features & CURL_VERSION_HTTP2)
+        CHECK(atomic_load(&saw_http2_offer));
     delivery_engine_destroy(engine);
 
     loopback_stop(&tls_server);
@@ -496,6 +612,9 @@ test_refused_requests(void)
     options = usual_options();
     options.total_timeout_ms = 0;
     CHECK(delivery_engine_create(&options, error, sizeof error) == NULL);
+    options = usual_options();
+    options.excerpt_bytes = DELIVERY_EXCERPT_MAX + 1;
+    CHECK(delivery_engine_create(&options, error, sizeof error) == NULL);
     delivery_engine_destroy(NULL);
 }
 
@@ -553,6 +672,7 @@ main(void)
     test_refused();
     test_names();
     test_tls();
+    test_tls_options();
     test_many();
     test_refused_requests();
     test_destroy_in_flight();

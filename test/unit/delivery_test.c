@@ -1,13 +1,15 @@
 /*
- * Unit tests of the delivery library's pure parts: signatures, message bodies, retry schedule, URL check.
+ * Unit tests of the delivery library's pure parts: signatures, message bodies, CloudEvents headers, the default retry
+ * schedule, URL check.
  *
  * A plain program of one process. The expected signatures were computed with the openssl command, the first one is the
- * example of the Standard Webhooks reference implementations.
+ * example of the Standard Webhooks reference implementations. The Ed25519 key is that of RFC 8032 section 7.1, test 1.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "cloudevents.h"
 #include "message.h"
 #include "retry.h"
 #include "signature.h"
@@ -19,6 +21,11 @@
 #define EXAMPLE_ID "msg_p5jXN8AQM9LWM0D4loKWxJek"
 #define EXAMPLE_BODY "{\"test\": 2432232314}"
 #define EXAMPLE_SIGNATURE "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+#define ED25519_SEED "whsk_nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A="
+#define ED25519_PAIR "whsk_nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2DXWpgBgrEKt9VL/tPJZAc6DuFy89qmIyWvAhpo9wdRGg=="
+#define ED25519_PUBLIC "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+#define ED25519_SIGNATURE "v1a,fldxM4gAKugP6nnt1hdz3sgGfZ6d99nzrMFnZOELIxbzEHoVmAb2ADpkJK7zgPePmPsle0zV9jSeGlHFG2NVAw=="
 
 /* ---- Signatures ---- */
 
@@ -106,6 +113,114 @@ test_verification(void)
                  sent) == SIGNATURE_INVALID);
 #undef VERIFY
     signing_keys_wipe(&keys);
+}
+
+static void
+test_asymmetric(void)
+{
+    static const char *const secrets[] = {ED25519_SEED, ED25519_PAIR};
+    const int64_t sent = 1614265330;
+    const size_t length = strlen(EXAMPLE_BODY);
+    char signature[SIGNATURE_STANDARD_SIZE];
+    char public_key[SIGNATURE_PUBLIC_KEY_SIZE];
+    char header[2000] = "";
+    char error[256];
+    SigningKeys keys;
+
+    for (size_t i = 0; i < 2; i++) {
+        CHECK(signing_secret_check(secrets[i], error, sizeof error));
+        if (!CHECK(signing_keys_init(&keys, secrets[i], error, sizeof error)))
+            continue;
+        CHECK(keys.asymmetric != NULL);
+        CHECK(signature_standard(&keys, EXAMPLE_ID, sent, EXAMPLE_BODY, length, signature));
+        CHECK_STR(signature, ED25519_SIGNATURE);
+        CHECK(signing_keys_public_key(&keys, public_key));
+        CHECK_STR(public_key, ED25519_PUBLIC);
+        CHECK(signature_standard_verify(&keys, EXAMPLE_ID, "1614265330", EXAMPLE_BODY, length, signature, sent, 1) ==
+              SIGNATURE_VALID);
+        signing_keys_wipe(&keys);
+        CHECK(keys.asymmetric == NULL);
+    }
+    CHECK(signing_keys_init_public(&keys, ED25519_PUBLIC, error, sizeof error));
+    CHECK(!signature_standard(&keys, EXAMPLE_ID, sent, EXAMPLE_BODY, length, signature));
+    CHECK(!signature_legacy(&keys, EXAMPLE_BODY, length, signature));
+    CHECK(signing_keys_public_key(&keys, public_key));
+    CHECK_STR(public_key, ED25519_PUBLIC);
+#define VERIFY(id, timestamp, header)                                                                                  \
+    signature_standard_verify(&keys, id, timestamp, EXAMPLE_BODY, length, header, sent, 300)
+    CHECK(VERIFY(EXAMPLE_ID, "1614265330", ED25519_SIGNATURE) == SIGNATURE_VALID);
+    CHECK(VERIFY(EXAMPLE_ID, "1614265330", "v1a,AAAA " EXAMPLE_SIGNATURE " " ED25519_SIGNATURE) == SIGNATURE_VALID);
+    CHECK(VERIFY("msg_other", "1614265330", ED25519_SIGNATURE) == SIGNATURE_INVALID);
+    CHECK(VERIFY(EXAMPLE_ID, "1614265331", ED25519_SIGNATURE) == SIGNATURE_INVALID);
+    CHECK(VERIFY(EXAMPLE_ID, "1614265631", ED25519_SIGNATURE) == SIGNATURE_BAD_TIMESTAMP);
+    CHECK(VERIFY(EXAMPLE_ID, "1614265330", EXAMPLE_SIGNATURE) == SIGNATURE_INVALID);
+    CHECK(VERIFY(EXAMPLE_ID, "1614265330", "") == SIGNATURE_INVALID);
+    for (int i = 0; i < 8; i++) { /* no end of work with a stranger's header */
+        strcat(header, ED25519_SIGNATURE " ");
+        header[(i + 1) * 93 - 30] ^= 2;
+    }
+    CHECK(VERIFY(EXAMPLE_ID, "1614265330", header) == SIGNATURE_INVALID);
+    strcat(header, ED25519_SIGNATURE);
+    CHECK(VERIFY(EXAMPLE_ID, "1614265330", header) == SIGNATURE_INVALID);
+    CHECK(VERIFY(EXAMPLE_ID, "1614265330", header + 93) == SIGNATURE_VALID);
+#undef VERIFY
+    signing_keys_wipe(&keys);
+}
+
+static void
+test_bad_asymmetric(void)
+{
+    static const char *const refused[] = {
+        ED25519_PUBLIC, "whsk_", "whsk_MfKQ", "whsk_%", "whsk_nWGxne/9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyu",
+    };
+    char other[] = ED25519_PAIR;
+    char error[256];
+    SigningKeys keys;
+
+    for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
+        *error = '\0';
+        CHECK(!signing_secret_check(refused[i], error, sizeof error) && *error != '\0');
+        CHECK(!signing_keys_init(&keys, refused[i], error, sizeof error));
+        CHECK(keys.asymmetric == NULL && keys.legacy == NULL);
+    }
+    other[70] ^= 1; /* in the public half */
+    CHECK(!signing_keys_init(&keys, other, error, sizeof error) && keys.asymmetric == NULL);
+    CHECK(strstr(error, "do not belong together") != NULL);
+    CHECK(!signing_keys_init_public(&keys, ED25519_SEED, error, sizeof error) && keys.asymmetric == NULL);
+    CHECK(!signing_keys_init_public(&keys, "whpk_MfKQ", error, sizeof error) && keys.asymmetric == NULL);
+    CHECK(signing_keys_init(&keys, "plain", error, sizeof error));
+    CHECK(!signing_keys_public_key(&keys, other));
+    signing_keys_wipe(&keys);
+}
+
+static void
+test_rotation(void)
+{
+    static const char *const secrets[] = {EXAMPLE_SECRET, ED25519_SEED, PADDED_SECRET};
+    static const char expected[] =
+        EXAMPLE_SIGNATURE " " ED25519_SIGNATURE " v1,/Xy7FLfFISa1TZH7WLT+0x/orG5MlcutAFOpVan3/00=";
+    const int64_t sent = 1614265330;
+    const size_t length = strlen(EXAMPLE_BODY);
+    char header[3 * SIGNATURE_STANDARD_SIZE];
+    char error[256];
+    SigningKeys keys[3];
+
+    for (int i = 0; i < 3; i++)
+        CHECK(signing_keys_init(&keys[i], secrets[i], error, sizeof error));
+    CHECK(signature_header(keys, 3, EXAMPLE_ID, sent, EXAMPLE_BODY, length, header, sizeof header));
+    CHECK_STR(header, expected);
+    for (int i = 0; i < 3; i++)
+        CHECK(signature_standard_verify(&keys[i], EXAMPLE_ID, "1614265330", EXAMPLE_BODY, length, header, sent, 1) ==
+              SIGNATURE_VALID);
+    CHECK(signature_header(keys, 1, EXAMPLE_ID, sent, EXAMPLE_BODY, length, header, sizeof header));
+    CHECK_STR(header, EXAMPLE_SIGNATURE);
+    CHECK(signature_header(keys, 3, EXAMPLE_ID, sent, EXAMPLE_BODY, length, header, sizeof expected));
+    CHECK(!signature_header(keys, 3, EXAMPLE_ID, sent, EXAMPLE_BODY, length, header, sizeof expected - 1));
+    CHECK(!signature_header(keys, 0, EXAMPLE_ID, sent, EXAMPLE_BODY, length, header, sizeof header));
+    signing_keys_wipe(&keys[1]);
+    CHECK(!signature_header(keys, 2, EXAMPLE_ID, sent, EXAMPLE_BODY, length, header, sizeof header));
+    signing_keys_wipe(&keys[0]);
+    signing_keys_wipe(&keys[2]);
 }
 
 static void
@@ -197,6 +312,49 @@ test_messages(void)
                   "null");
 }
 
+/* ---- CloudEvents ---- */
+
+static void
+test_cloudevents(void)
+{
+    MessageFields event = {"evt-1", "PayoutCalculated", "Payout", "p-1", "{}", "2025-01-02T03:04:05.678Z"};
+    static const char *const names[] = {"ce-specversion", "ce-id", "ce-source", "ce-type", "ce-subject", "ce-time"};
+    DeliveryHeader headers[CLOUDEVENTS_MAX_HEADERS];
+    char buffer[CLOUDEVENTS_BUFFER_SIZE(200)];
+    size_t size;
+
+    CHECK(cloudevents_headers(&event, "//db.example/shop", headers, buffer, sizeof buffer) == 6);
+    for (int i = 0; i < 6; i++)
+        CHECK_STR(headers[i].name, names[i]);
+    CHECK_STR(headers[0].value, "1.0");
+    CHECK_STR(headers[1].value, "evt-1");
+    CHECK_STR(headers[2].value, "//db.example/shop");
+    CHECK_STR(headers[3].value, "PayoutCalculated");
+    CHECK_STR(headers[4].value, "Payout/p-1");
+    CHECK_STR(headers[5].value, "2025-01-02T03:04:05.678Z");
+    size = (size_t)(headers[5].value - buffer) + strlen(headers[5].value) + 1;
+    CHECK(cloudevents_headers(&event, "//db.example/shop", headers, buffer, size) == 6);
+    for (size_t less = 0; less < size; less++)
+        if (!CHECK(cloudevents_headers(&event, "//db.example/shop", headers, buffer, less) == -1))
+            break;
+
+    /* The binding's own example, and the ends of what is left as it is. */
+    event = (MessageFields){"Euro € 😀", "!#&'~\"%\x7f\r\nñ", "a b", "", NULL, NULL};
+    CHECK(cloudevents_headers(&event, "/s", headers, buffer, sizeof buffer) == 4);
+    CHECK_STR(headers[1].value, "Euro%20%E2%82%AC%20%F0%9F%98%80");
+    CHECK_STR(headers[3].value, "!#&'~%22%25%7F%0D%0A%C3%B1");
+    event.aggregate_id = "c/d";
+    CHECK(cloudevents_headers(&event, "/s", headers, buffer, sizeof buffer) == 5);
+    CHECK_STR(headers[4].value, "a%20b/c/d");
+    CHECK(cloudevents_headers(&event, "", headers, buffer, sizeof buffer) == -1);
+    CHECK(cloudevents_headers(&event, NULL, headers, buffer, sizeof buffer) == -1);
+    event.id = NULL;
+    CHECK(cloudevents_headers(&event, "/s", headers, buffer, sizeof buffer) == -1);
+    event.id = "1";
+    event.type = "";
+    CHECK(cloudevents_headers(&event, "/s", headers, buffer, sizeof buffer) == -1);
+}
+
 /* ---- Retry schedule ---- */
 
 static void
@@ -210,8 +368,8 @@ test_retry(void)
 
         CHECK(delivery_retry_delay_ms(failed, 0) == delay);
         CHECK(delivery_retry_delay_ms(failed, UINT32_MAX) > delay);
-        CHECK(delivery_retry_delay_ms(failed, UINT32_MAX) <= delay + delay / 10);
-        CHECK(delivery_retry_delay_ms(failed, UINT32_MAX / 2 + 1) == delay + delay / 20);
+        CHECK(delivery_retry_delay_ms(failed, UINT32_MAX) <= delay + (delay < 1800000 ? delay : 1800000));
+        CHECK(delivery_retry_delay_ms(failed, UINT32_MAX / 2 + 1) == delay + (delay < 1800000 ? delay : 1800000) / 2);
         total += delivery_retry_delay_ms(failed, 0);
     }
     CHECK(total >= INT64_C(75) * 3600 * 1000);
@@ -273,8 +431,12 @@ main(void)
 {
     test_known_signatures();
     test_verification();
+    test_asymmetric();
+    test_bad_asymmetric();
+    test_rotation();
     test_secrets();
     test_messages();
+    test_cloudevents();
     test_retry();
     test_urls();
     return unit_report();

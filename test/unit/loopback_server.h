@@ -1,6 +1,6 @@
 /*
  * A small HTTP/1.1 server on 127.0.0.1 with all the bad habits that a webhook's receiver can have; the request's path
- * says which one. For the delivery engine's unit test only, included by that one file.
+ * says which one. For the delivery engine's unit tests only, included by one file of each.
  *
  * Threads of the test's process: one accepts, one more per connection. A Loopback belongs to whoever started it;
  * loopback_stop ends all its threads, also those that wait for a client. Counters are atomic.
@@ -125,6 +125,27 @@ loopback_answer(LoopbackConnection *connection)
     if (strncmp(path, "/status/", 8) == 0) {
         snprintf(block, sizeof block, "HTTP/1.1 %.3s Whatever\r\nContent-Length: 0\r\n\r\n", path + 8);
         return loopback_say(connection, block);
+    }
+    if (strncmp(path, "/retry/", 7) == 0) { /* with this Retry-After; '_' stands for a blank */
+        char value[512];
+
+        snprintf(value, sizeof value, "%.*s", (int)strcspn(path + 7, " "), path + 7);
+        for (char *c = value; *c != '\0'; c++)
+            *c = *c == '_' ? ' ' : *c;
+        snprintf(block, sizeof block,
+                 "HTTP/1.1 503 Later\r\nretry-AFTER: %s\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n", value);
+        return loopback_say(connection, block);
+    }
+    if (PATH_IS("/hints")) /* a Retry-After that is not the final answer's */
+        return loopback_say(connection, "HTTP/1.1 103 Early Hints\r\nRetry-After: 9\r\n\r\n"
+                                        "HTTP/1.1 503 Oh\r\nRetry-After: 4\r\nContent-Length: 0\r\n\r\n");
+    if (PATH_IS("/page") || PATH_IS("/page500")) {
+        for (int i = 0; i < 1000; i++)
+            block[i] = (char)('a' + i % 26);
+        block[1000] = '\0';
+        return loopback_say(connection, PATH_IS("/page") ? "HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n"
+                                                         : "HTTP/1.1 500 Oh\r\nContent-Length: 2000\r\n\r\n") &&
+               loopback_say(connection, block) && loopback_say(connection, block);
     }
     if (PATH_IS("/redirect")) {
         snprintf(block, sizeof block,

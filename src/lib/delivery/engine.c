@@ -38,9 +38,12 @@ struct DeliveryEngine {
     DeliveryOptions options;
     char *user_agent; /* what options points to */
     char *ca_file;
+    char *client_cert;
+    char *client_key;
+    AddressPolicy addresses;
     CURLM *multi; /* NULL after a failure of libcurl, until the next submission */
     int epoll_fd;
-    int64_t timer_ms; /* when curl wants to be called, monotonic; -1: not */
+    int64_t timer_us; /* when curl wants to be called, monotonic; -1: not */
     int in_flight;    /* transfers that are active or finished */
     Transfer *transfers;
     TransferList idle;
@@ -49,12 +52,12 @@ struct DeliveryEngine {
 };
 
 static int64_t
-now_ms(void)
+now_us(void)
 {
     struct timespec now;
 
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
 /* ---- Lists ---- */
@@ -130,7 +133,7 @@ set_timer(CURLM *multi, long timeout_ms, void *context)
     DeliveryEngine *engine = context;
 
     (void)multi;
-    engine->timer_ms = timeout_ms < 0 ? -1 : now_ms() + timeout_ms;
+    engine->timer_us = timeout_ms < 0 ? -1 : now_us() + (int64_t)timeout_ms * 1000;
     return 0;
 }
 
@@ -145,7 +148,7 @@ open_multi(DeliveryEngine *engine, char *error, size_t error_size)
 
     if (multi == engine->multi && multi != NULL)
         return true;
-    engine->timer_ms = -1;
+    engine->timer_us = -1;
     if (multi == NULL || curl_multi_setopt(multi, CURLMOPT_SOCKETFUNCTION, watch_socket) != CURLM_OK ||
         curl_multi_setopt(multi, CURLMOPT_SOCKETDATA, engine) != CURLM_OK ||
         curl_multi_setopt(multi, CURLMOPT_TIMERFUNCTION, set_timer) != CURLM_OK ||
@@ -170,6 +173,8 @@ options_are_sound(const DeliveryOptions *options, char *error, size_t error_size
         snprintf(error, error_size, "max_in_flight must be between 1 and %d", DELIVERY_MAX_IN_FLIGHT);
     else if (options->connect_timeout_ms < 1 || options->total_timeout_ms < 1)
         snprintf(error, error_size, "timeouts must be at least 1 ms");
+    else if (options->excerpt_bytes > DELIVERY_EXCERPT_MAX)
+        snprintf(error, error_size, "excerpt_bytes must be at most %d", DELIVERY_EXCERPT_MAX);
     else
         return true;
     return false;
@@ -195,6 +200,12 @@ set_up(DeliveryEngine *engine, const DeliveryOptions *options, char *error, size
     engine->options = *options;
     engine->options.user_agent = engine->user_agent = copy_text(options->user_agent, &ok);
     engine->options.ca_file = engine->ca_file = copy_text(options->ca_file, &ok);
+    engine->options.client_cert = engine->client_cert = copy_text(options->client_cert, &ok);
+    engine->options.client_key = engine->client_key = copy_text(options->client_key, &ok);
+    if (options->addresses != NULL) {
+        engine->addresses = *options->addresses;
+        engine->options.addresses = &engine->addresses;
+    }
     engine->transfers = calloc((size_t)options->max_in_flight, sizeof(Transfer));
     if (!ok || engine->transfers == NULL) {
         snprintf(error, error_size, "out of memory");
@@ -252,6 +263,8 @@ delivery_engine_destroy(DeliveryEngine *engine)
     free(engine->transfers);
     free(engine->user_agent);
     free(engine->ca_file);
+    free(engine->client_cert);
+    free(engine->client_key);
     free(engine);
     curl_global_cleanup();
 }
@@ -278,23 +291,23 @@ delivery_engine_submit(DeliveryEngine *engine, DeliveryRequest *request, char *e
         snprintf(error, error_size, "libcurl does not take the request: %s", curl_multi_strerror(code));
         transfer->body = NULL;
         request->body = body;
-        list_remove(&engine->idle, transfer); /* transfer_close() clears the links too */
         transfer_close(transfer);
-        list_append(&engine->idle, transfer);
         return false;
     }
-    transfer->started_ms = now_ms();
-    transfer->deadline_ms = transfer->started_ms + engine->options.total_timeout_ms;
+    transfer->started_us = now_us();
+    transfer->deadline_us = transfer->started_us + (int64_t)engine->options.total_timeout_ms * 1000;
     list_remove(&engine->idle, transfer);
     list_append(&engine->active, transfer);
     engine->in_flight++;
     return true;
 }
 
+/* Takes a transfer out of the multi handle, which reads the request's memory until then, with its result. */
 static void
-move_to_finished(DeliveryEngine *engine, Transfer *transfer)
+finish(DeliveryEngine *engine, Transfer *transfer, CURLcode code)
 {
     curl_multi_remove_handle(engine->multi, transfer->easy);
+    transfer_finish(transfer, code, now_us());
     list_remove(&engine->active, transfer);
     list_append(&engine->finished, transfer);
 }
@@ -309,12 +322,14 @@ recover(DeliveryEngine *engine, CURLMcode code)
     while (engine->active.head != NULL) {
         Transfer *transfer = engine->active.head;
 
-        transfer_give_up(transfer, reason, now_ms());
-        move_to_finished(engine, transfer);
+        curl_multi_remove_handle(engine->multi, transfer->easy);
+        transfer_give_up(transfer, reason, now_us());
+        list_remove(&engine->active, transfer);
+        list_append(&engine->finished, transfer);
     }
     curl_multi_cleanup(engine->multi);
     engine->multi = NULL;
-    engine->timer_ms = -1;
+    engine->timer_us = -1;
 }
 
 static CURLMcode
@@ -349,9 +364,9 @@ run_timer(DeliveryEngine *engine)
     int running;
 
     for (int round = 0; round < ROUNDS_PER_RUN && code == CURLM_OK; round++) {
-        if (engine->timer_ms < 0 || engine->timer_ms > now_ms())
+        if (engine->timer_us < 0 || engine->timer_us > now_us())
             break;
-        engine->timer_ms = -1; /* curl sets it anew if it wants to */
+        engine->timer_us = -1; /* curl sets it anew if it wants to */
         code = curl_multi_socket_action(engine->multi, CURL_SOCKET_TIMEOUT, 0, &running);
     }
     return code;
@@ -371,8 +386,7 @@ collect_finished(DeliveryEngine *engine)
 
         if (message->msg != CURLMSG_DONE || curl_easy_getinfo(easy, CURLINFO_PRIVATE, &transfer) != CURLE_OK)
             continue;
-        transfer_finish(transfer, code, now_ms());
-        move_to_finished(engine, transfer);
+        finish(engine, transfer, code);
     }
 }
 
@@ -380,14 +394,10 @@ collect_finished(DeliveryEngine *engine)
 static void
 expire(DeliveryEngine *engine)
 {
-    int64_t now = now_ms();
+    int64_t now = now_us();
 
-    while (engine->active.head != NULL && engine->active.head->deadline_ms <= now) {
-        Transfer *transfer = engine->active.head;
-
-        transfer_finish(transfer, CURLE_OPERATION_TIMEDOUT, now);
-        move_to_finished(engine, transfer);
-    }
+    while (engine->active.head != NULL && engine->active.head->deadline_us <= now)
+        finish(engine, engine->active.head, CURLE_OPERATION_TIMEDOUT);
 }
 
 void
@@ -424,17 +434,17 @@ delivery_engine_fd(const DeliveryEngine *engine)
 long
 delivery_engine_timeout_ms(DeliveryEngine *engine)
 {
-    int64_t due = engine->timer_ms;
+    int64_t due = engine->timer_us;
     int64_t now;
 
     if (engine->finished.head != NULL)
         return 0;
-    if (engine->active.head != NULL && (due < 0 || engine->active.head->deadline_ms < due))
-        due = engine->active.head->deadline_ms;
+    if (engine->active.head != NULL && (due < 0 || engine->active.head->deadline_us < due))
+        due = engine->active.head->deadline_us;
     if (due < 0)
         return -1;
-    now = now_ms();
-    return due > now ? (long)(due - now) : 0;
+    now = now_us();
+    return due > now ? (long)((due - now + 999) / 1000) : 0;
 }
 
 bool

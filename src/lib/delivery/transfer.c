@@ -1,16 +1,17 @@
 /*
- * One POST of the delivery engine: sets up the curl handle, reads the answer within bounds, and turns curl's outcome
- * into a DeliveryResult.
+ * One POST of the delivery engine: sets up the curl handle and the request. What comes back is in answer.c.
  *
- * Runs in the process that owns the engine. The callbacks are called from within libcurl: they only copy into the
- * Transfer. A Transfer owns its handle, header list and body; the engine owns the Transfer.
+ * Runs in the process that owns the engine. open_socket is called from within libcurl. A Transfer owns its handle,
+ * header list and body; the engine owns the Transfer.
  */
 #include "transfer.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 
 /* Sets an option of the handle, or leaves the function with the reason. */
 #define SET_OPTION(option, value)                                                                                      \
@@ -21,69 +22,6 @@
             return false;                                                                                              \
         }                                                                                                              \
     } while (0)
-
-/* ---- Reading the answer ---- */
-
-/* Appends bytes of a stranger as printable ASCII: blanks and controls become one space, other bytes one '?'. */
-static void
-append_printable(char *text, size_t size, size_t *length, const char *bytes, size_t count)
-{
-    for (size_t i = 0; i < count && *length + 1 < size; i++) {
-        unsigned char c = (unsigned char)bytes[i];
-        char last = *length > 0 ? text[*length - 1] : ' ';
-
-        if (c >= 0x80)
-            c = '?';
-        else if (c <= ' ' || c == 0x7f)
-            c = ' ';
-        if ((c == ' ' && last == ' ') || (c == '?' && (unsigned char)bytes[i] >= 0x80 && last == '?'))
-            continue;
-        text[(*length)++] = (char)c;
-    }
-    text[*length] = '\0';
-}
-
-/* CURLOPT_HEADERFUNCTION: counts, and keeps the reason phrase of the latest status line (RFC 9112 section 4). */
-static size_t
-read_header(char *line, size_t size, size_t count, void *context)
-{
-    Transfer *transfer = context;
-    size_t length = size * count;
-    const char *end = line + length;
-    const char *space;
-
-    transfer->header_bytes += length;
-    if (transfer->header_bytes > DELIVERY_MAX_HEADER_BYTES) {
-        transfer->headers_too_large = true;
-        return 0;
-    }
-    if (length > 5 && memcmp(line, "HTTP/", 5) == 0) {
-        transfer->reason_length = 0;
-        transfer->reason[0] = '\0';
-        space = memchr(line, ' ', length);
-        space = space == NULL ? NULL : memchr(space + 1, ' ', (size_t)(end - space - 1));
-        if (space != NULL)
-            append_printable(transfer->reason, sizeof transfer->reason, &transfer->reason_length, space + 1,
-                             (size_t)(end - space - 1));
-    }
-    return length;
-}
-
-/* CURLOPT_WRITEFUNCTION: keeps an excerpt, and refuses what goes beyond the limit. */
-static size_t
-read_body(char *bytes, size_t size, size_t count, void *context)
-{
-    Transfer *transfer = context;
-    size_t length = size * count;
-
-    append_printable(transfer->excerpt, sizeof transfer->excerpt, &transfer->excerpt_length, bytes, length);
-    transfer->body_bytes += length;
-    if (transfer->body_bytes > transfer->max_response_bytes) {
-        transfer->body_cut = true;
-        return length == 0 ? 1 : 0; /* anything but length stops the transfer */
-    }
-    return length;
-}
 
 /* ---- Setting up ---- */
 
@@ -103,9 +41,44 @@ set_restrictions(CURL *easy, const DeliveryOptions *options, char *error, size_t
     SET_OPTION(CURLOPT_SSL_VERIFYPEER, options->verify_tls ? 1L : 0L);
     SET_OPTION(CURLOPT_SSL_VERIFYHOST, options->verify_tls ? 2L : 0L);
     SET_OPTION(CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
-    if (options->ca_file != NULL)
-        SET_OPTION(CURLOPT_CAINFO, options->ca_file);
     return true;
+}
+
+/* NULL leaves libcurl's own choice. A handle once set to files cannot be set back; it has to be made anew. */
+static bool
+set_tls_files(CURL *easy, const DeliveryTls *tls, char *error, size_t error_size)
+{
+    if (tls->ca_file != NULL)
+        SET_OPTION(CURLOPT_CAINFO, tls->ca_file);
+    if (tls->client_cert != NULL)
+        SET_OPTION(CURLOPT_SSLCERT, tls->client_cert);
+    if (tls->client_key != NULL)
+        SET_OPTION(CURLOPT_SSLKEY, tls->client_key);
+    return true;
+}
+
+/*
+ * CURLOPT_OPENSOCKETFUNCTION: the one place that sees an address before anything is sent to it, however it was found.
+ * Refused, curl tries the host's next address.
+ */
+static curl_socket_t
+open_socket(void *context, curlsocktype purpose, struct curl_sockaddr *address)
+{
+    Transfer *transfer = context;
+    const AddressPolicy *policy = transfer->options->addresses;
+    const char *what = policy != NULL ? address_blocked(policy, &address->addr) : NULL;
+
+    (void)purpose;
+    address_format(&address->addr, transfer->result.peer);
+    if (what != NULL) {
+        if (transfer->blocked[0] == '\0')
+            snprintf(transfer->blocked, sizeof transfer->blocked, "%s is not allowed: it is %s", transfer->result.peer,
+                     what);
+        errno = EACCES;
+        return CURL_SOCKET_BAD;
+    }
+    transfer->opened++;
+    return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
 }
 
 static bool
@@ -118,23 +91,46 @@ set_behaviour(CURL *easy, Transfer *transfer, const DeliveryOptions *options, ch
 #endif
     SET_OPTION(CURLOPT_PRIVATE, transfer);
     SET_OPTION(CURLOPT_POST, 1L);
-    /* Not HTTP/2: libcurl 7.88 fails, or stalls, when a server answers a POST before it has read the body. */
-    SET_OPTION(CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    /* HTTP/2 only when asked for: libcurl 7.88 fails, or stalls, when a server answers a POST before it has read the
+     * body. */
+    SET_OPTION(CURLOPT_HTTP_VERSION, options->http2 ? (long)CURL_HTTP_VERSION_2TLS : (long)CURL_HTTP_VERSION_1_1);
+    SET_OPTION(CURLOPT_PIPEWAIT, options->http2 ? 1L : 0L); /* rather share a connection than open another */
     SET_OPTION(CURLOPT_TCP_NODELAY, 1L);
     /* Below the usual keep-alive times of servers, so that few connections die just when they are used again. */
     SET_OPTION(CURLOPT_MAXAGE_CONN, 50L);
     SET_OPTION(CURLOPT_CONNECTTIMEOUT_MS, options->connect_timeout_ms);
     SET_OPTION(CURLOPT_USERAGENT, options->user_agent);
     SET_OPTION(CURLOPT_ERRORBUFFER, transfer->curl_error);
-    SET_OPTION(CURLOPT_HEADERFUNCTION, read_header);
+    SET_OPTION(CURLOPT_HEADERFUNCTION, transfer_read_header);
     SET_OPTION(CURLOPT_HEADERDATA, transfer);
-    SET_OPTION(CURLOPT_WRITEFUNCTION, read_body);
+    SET_OPTION(CURLOPT_WRITEFUNCTION, transfer_read_body);
     SET_OPTION(CURLOPT_WRITEDATA, transfer);
+    SET_OPTION(CURLOPT_OPENSOCKETFUNCTION, open_socket);
+    SET_OPTION(CURLOPT_OPENSOCKETDATA, transfer);
     return true;
 }
 
-bool
-transfer_open(Transfer *transfer, const DeliveryOptions *options, char *error, size_t error_size)
+/* The files' names in one text, to be freed; NULL when memory runs out. */
+static char *
+join_names(const DeliveryTls *tls)
+{
+    const char *const parts[] = {tls->ca_file, tls->client_cert, tls->client_key};
+    size_t size = 1;
+    char *names;
+
+    for (int i = 0; i < 3; i++)
+        size += 2 + (parts[i] != NULL ? strlen(parts[i]) : 0);
+    names = malloc(size);
+    if (names != NULL)
+        snprintf(names, size, "%s%s\n%s%s\n%s%s", parts[0] != NULL ? "=" : "", parts[0] != NULL ? parts[0] : "",
+                 parts[1] != NULL ? "=" : "", parts[1] != NULL ? parts[1] : "", parts[2] != NULL ? "=" : "",
+                 parts[2] != NULL ? parts[2] : "");
+    return names;
+}
+
+/* transfer_open with these TLS files. */
+static bool
+open_handle(Transfer *transfer, const DeliveryOptions *options, const DeliveryTls *tls, char *error, size_t error_size)
 {
     CURL *easy = curl_easy_init();
 
@@ -142,14 +138,54 @@ transfer_open(Transfer *transfer, const DeliveryOptions *options, char *error, s
         snprintf(error, error_size, "libcurl could not make a handle");
         return false;
     }
-    if (!set_restrictions(easy, options, error, error_size) ||
+    if (!set_restrictions(easy, options, error, error_size) || !set_tls_files(easy, tls, error, error_size) ||
         !set_behaviour(easy, transfer, options, error, error_size)) {
         curl_easy_cleanup(easy);
         return false;
     }
     transfer->easy = easy;
-    transfer->max_response_bytes = options->max_response_bytes;
+    transfer->options = options;
     return true;
+}
+
+bool
+transfer_open(Transfer *transfer, const DeliveryOptions *options, char *error, size_t error_size)
+{
+    const DeliveryTls tls = {options->ca_file, options->client_cert, options->client_key};
+
+    return open_handle(transfer, options, &tls, error, error_size);
+}
+
+/* Makes the handle one with the request's TLS files, if it is not one. */
+static bool
+switch_tls(Transfer *transfer, const DeliveryTls *tls, char *error, size_t error_size)
+{
+    const DeliveryOptions *options = transfer->options;
+    char *names = NULL;
+    bool ok = true;
+
+    if (tls == NULL && transfer->tls == NULL)
+        return true;
+    if (tls != NULL) {
+        names = join_names(tls);
+        ok = names != NULL;
+    }
+    if (ok && names != NULL && transfer->tls != NULL && strcmp(names, transfer->tls) == 0) {
+        free(names);
+        return true;
+    }
+    transfer_close(transfer);
+    if (!ok)
+        snprintf(error, error_size, "out of memory");
+    else if (tls == NULL)
+        ok = transfer_open(transfer, options, error, error_size);
+    else
+        ok = open_handle(transfer, options, tls, error, error_size);
+    if (ok)
+        transfer->tls = names;
+    else
+        free(names);
+    return ok;
 }
 
 /* Is this header one that cannot break the request apart? (RFC 9110 section 5) */
@@ -167,55 +203,70 @@ header_is_sound(const DeliveryHeader *header)
     return true;
 }
 
-/* Appends one line to the list; false when memory runs out. */
-static bool
-append_line(struct curl_slist **list, const char *name, const char *separator, const char *value)
-{
-    size_t size = strlen(name) + strlen(separator) + strlen(value) + 1;
-    char *line = malloc(size);
-    struct curl_slist *longer = NULL;
-
-    if (line != NULL) {
-        snprintf(line, size, "%s%s%s", name, separator, value);
-        longer = curl_slist_append(*list, line);
-        free(line);
-    }
-    if (longer == NULL)
-        return false;
-    *list = longer;
-    return true;
-}
-
-/* The request's header lines as curl's list; NULL with the reason. */
+/*
+ * The request's header lines as curl's list, in one block of memory that begins with the list's first element; NULL
+ * with the reason. curl only reads the list.
+ */
 static struct curl_slist *
 make_headers(const DeliveryRequest *request, char *error, size_t error_size)
 {
-    struct curl_slist *list = NULL;
-    bool ok = append_line(&list, "Expect", ":", ""); /* never wait for 100 Continue */
+    static const char no_expect[] = "Expect:"; /* never wait for 100 Continue */
+    size_t count = (size_t)request->header_count + 1;
+    size_t size = count * sizeof(struct curl_slist) + sizeof no_expect;
+    struct curl_slist *list;
+    char *text;
 
-    for (int i = 0; ok && i < request->header_count; i++) {
+    for (int i = 0; i < request->header_count; i++) {
         const DeliveryHeader *header = &request->headers[i];
 
         if (!header_is_sound(header)) {
             snprintf(error, error_size, "header %d has a name or value that HTTP does not allow", i + 1);
-            curl_slist_free_all(list);
             return NULL;
         }
-        /* "Name;" is curl's way to say: this header with an empty value. */
-        ok = append_line(&list, header->name, *header->value != '\0' ? ": " : ";", header->value);
+        size += strlen(header->name) + 2 + strlen(header->value) + 1;
     }
-    if (!ok) {
+    list = malloc(size);
+    if (list == NULL) {
         snprintf(error, error_size, "out of memory");
-        curl_slist_free_all(list);
         return NULL;
     }
+    text = (char *)(list + count);
+    list[0].data = memcpy(text, no_expect, sizeof no_expect);
+    text += sizeof no_expect;
+    for (size_t i = 1; i < count; i++) {
+        const DeliveryHeader *header = &request->headers[i - 1];
+
+        list[i].data = text;
+        text = stpcpy(text, header->name);
+        /* "Name;" is curl's way to say: this header with an empty value. */
+        text = stpcpy(text, *header->value != '\0' ? ": " : ";");
+        text = stpcpy(text, header->value) + 1;
+        list[i - 1].next = &list[i];
+    }
+    list[count - 1].next = NULL;
     return list;
+}
+
+/* Checks the URL and gives it to curl, unless it is the one of the request before. */
+static bool
+set_url(Transfer *transfer, const char *url, char *error, size_t error_size)
+{
+    CURL *easy = transfer->easy;
+
+    if (transfer->url != NULL && strcmp(transfer->url, url) == 0)
+        return true;
+    if (!delivery_url_check(url, error, error_size))
+        return false;
+    free(transfer->url);
+    transfer->url = NULL;
+    SET_OPTION(CURLOPT_URL, url);
+    transfer->url = strdup(url); /* NULL only means a check too many next time */
+    return true;
 }
 
 static bool
 set_request(CURL *easy, const DeliveryRequest *request, struct curl_slist *headers, char *error, size_t error_size)
 {
-    SET_OPTION(CURLOPT_URL, request->url);
     SET_OPTION(CURLOPT_HTTPHEADER, headers);
     SET_OPTION(CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)request->body_length);
     SET_OPTION(CURLOPT_POSTFIELDS, request->body != NULL ? request->body : "");
@@ -227,181 +278,44 @@ transfer_prepare(Transfer *transfer, DeliveryRequest *request, char *error, size
 {
     struct curl_slist *headers;
 
-    if (!delivery_url_check(request->url, error, error_size))
+    if (!switch_tls(transfer, request->tls, error, error_size) || !set_url(transfer, request->url, error, error_size))
         return false;
     headers = make_headers(request, error, error_size);
     if (headers == NULL)
         return false;
     if (!set_request(transfer->easy, request, headers, error, error_size)) {
         curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER, NULL);
-        curl_slist_free_all(headers);
+        free(headers);
         return false;
     }
     transfer->headers = headers;
     transfer->body = request->body;
     request->body = NULL;
-    transfer->header_bytes = transfer->body_bytes = 0;
-    transfer->headers_too_large = transfer->body_cut = false;
-    transfer->reason_length = transfer->excerpt_length = 0;
-    transfer->reason[0] = transfer->excerpt[0] = transfer->curl_error[0] = '\0';
-    transfer->result = (DeliveryResult){.tag = request->tag};
+    transfer_expect_answer(transfer, request->tag);
     return true;
 }
 
-/* ---- The verdict ---- */
-
-static DeliveryErrorClass
-classify(CURLcode code)
-{
-    switch (code) {
-    case CURLE_COULDNT_RESOLVE_HOST:
-        return DELIVERY_ERROR_RESOLVE;
-    case CURLE_COULDNT_CONNECT:
-        return DELIVERY_ERROR_CONNECT;
-    case CURLE_SSL_CONNECT_ERROR:
-    case CURLE_PEER_FAILED_VERIFICATION:
-    case CURLE_SSL_CERTPROBLEM:
-    case CURLE_SSL_CIPHER:
-    case CURLE_SSL_CACERT_BADFILE:
-    case CURLE_SSL_ISSUER_ERROR:
-    case CURLE_SSL_SHUTDOWN_FAILED:
-        return DELIVERY_ERROR_TLS;
-    case CURLE_OPERATION_TIMEDOUT:
-        return DELIVERY_ERROR_TIMEOUT;
-    case CURLE_GOT_NOTHING:
-    case CURLE_SEND_ERROR:
-    case CURLE_RECV_ERROR:
-    case CURLE_PARTIAL_FILE:
-    case CURLE_WEIRD_SERVER_REPLY:
-    case CURLE_CHUNK_FAILED:
-    case CURLE_UNSUPPORTED_PROTOCOL: /* the URL is checked: it is the answer that is not HTTP */
-        return DELIVERY_ERROR_PROTOCOL;
-    default:
-        return DELIVERY_ERROR_OTHER;
-    }
-}
-
-/* What a transfer that ran out of time was doing. */
-static const char *
-phase_of(CURL *easy)
-{
-    curl_off_t sent = 0;
-    curl_off_t connected = 0;
-    curl_off_t resolved = 0;
-    curl_off_t answered = 0;
-
-    curl_easy_getinfo(easy, CURLINFO_NAMELOOKUP_TIME_T, &resolved);
-    curl_easy_getinfo(easy, CURLINFO_CONNECT_TIME_T, &connected);
-    curl_easy_getinfo(easy, CURLINFO_PRETRANSFER_TIME_T, &sent);
-    curl_easy_getinfo(easy, CURLINFO_STARTTRANSFER_TIME_T, &answered);
-    if (answered > 0)
-        return "receiving the answer";
-    if (sent > 0)
-        return "waiting for the answer";
-    if (connected > 0)
-        return "negotiating TLS";
-    return resolved > 0 ? "connecting" : "looking up the host name";
-}
-
-/* One line on a transport error, in the style of "connection refused". */
-static void
-describe_transport_error(Transfer *transfer, CURLcode code)
-{
-    DeliveryResult *result = &transfer->result;
-    const char *detail = *transfer->curl_error != '\0' ? transfer->curl_error : curl_easy_strerror(code);
-    long os_error = 0;
-    size_t length = 0;
-
-    if (code == CURLE_OPERATION_TIMEDOUT) {
-        snprintf(result->error, sizeof result->error, "timed out after %ld ms while %s", result->total_ms,
-                 phase_of(transfer->easy));
-        return;
-    }
-    if (code == CURLE_COULDNT_CONNECT && curl_easy_getinfo(transfer->easy, CURLINFO_OS_ERRNO, &os_error) == CURLE_OK &&
-        os_error != 0)
-        detail = strerror((int)os_error);
-    append_printable(result->error, sizeof result->error, &length, detail, strlen(detail));
-    if (isupper((unsigned char)result->error[0]) && islower((unsigned char)result->error[1]))
-        result->error[0] = (char)tolower((unsigned char)result->error[0]);
-}
-
-/* A complete answer, or one that we stopped reading. */
-static void
-judge_status(Transfer *transfer)
-{
-    DeliveryResult *result = &transfer->result;
-    long status = result->http_status;
-
-    result->delivered = status >= 200 && status < 300;
-    if (result->delivered)
-        return;
-    result->retryable = status != 410;
-    result->error_class = status >= 200 ? DELIVERY_ERROR_HTTP_STATUS : DELIVERY_ERROR_PROTOCOL;
-    snprintf(result->error, sizeof result->error, "HTTP %ld%s%s%s%s", status, transfer->reason_length > 0 ? " " : "",
-             transfer->reason, transfer->excerpt_length > 0 ? ": " : "", transfer->excerpt);
-}
-
-/* Removes one trailing space (append_printable never leaves more). */
-static void
-trim(char *text, size_t *length)
-{
-    if (*length > 0 && text[*length - 1] == ' ')
-        text[--*length] = '\0';
-}
-
-static void
-release_request(Transfer *transfer)
+void
+transfer_release(Transfer *transfer)
 {
     curl_easy_setopt(transfer->easy, CURLOPT_HTTPHEADER, NULL);
     curl_easy_setopt(transfer->easy, CURLOPT_POSTFIELDS, "");
-    curl_slist_free_all(transfer->headers);
+    free(transfer->headers);
     free(transfer->body);
     transfer->headers = NULL;
     transfer->body = NULL;
 }
 
 void
-transfer_finish(Transfer *transfer, CURLcode code, int64_t now_ms)
-{
-    DeliveryResult *result = &transfer->result;
-
-    result->total_ms = (long)(now_ms - transfer->started_ms);
-    curl_easy_getinfo(transfer->easy, CURLINFO_RESPONSE_CODE, &result->http_status);
-    trim(transfer->reason, &transfer->reason_length);
-    trim(transfer->excerpt, &transfer->excerpt_length);
-    if (code == CURLE_OK || transfer->body_cut) {
-        judge_status(transfer);
-    } else {
-        result->retryable = true;
-        result->error_class = transfer->headers_too_large ? DELIVERY_ERROR_TOO_LARGE : classify(code);
-        if (transfer->headers_too_large)
-            snprintf(result->error, sizeof result->error, "the answer has more than %d bytes of header lines",
-                     DELIVERY_MAX_HEADER_BYTES);
-        else
-            describe_transport_error(transfer, code);
-        if (result->http_status < 200)
-            result->http_status = 0;
-    }
-    release_request(transfer);
-}
-
-void
-transfer_give_up(Transfer *transfer, const char *reason, int64_t now_ms)
-{
-    DeliveryResult *result = &transfer->result;
-
-    result->total_ms = (long)(now_ms - transfer->started_ms);
-    result->retryable = true;
-    result->error_class = DELIVERY_ERROR_OTHER;
-    snprintf(result->error, sizeof result->error, "%s", reason);
-    release_request(transfer);
-}
-
-void
 transfer_close(Transfer *transfer)
 {
+    Transfer *previous = transfer->previous;
+    Transfer *next = transfer->next;
+
     curl_easy_cleanup(transfer->easy);
-    curl_slist_free_all(transfer->headers);
+    free(transfer->headers);
     free(transfer->body);
-    *transfer = (Transfer){0};
+    free(transfer->url);
+    free(transfer->tls);
+    *transfer = (Transfer){.previous = previous, .next = next};
 }

@@ -55,3 +55,18 @@ delivery_url_check(const char *url, char *error, size_t error_size)
         snprintf(error, error_size, "%s", reason);
     return reason == NULL;
 }
+
+bool
+delivery_url_host(const char *url, char *host, size_t size)
+{
+    CURLU *parts = curl_url();
+    char *found = NULL;
+    bool fits = false;
+
+    if (parts != NULL && curl_url_set(parts, CURLUPART_URL, url, 0) == CURLUE_OK &&
+        curl_url_get(parts, CURLUPART_HOST, &found, 0) == CURLUE_OK)
+        fits = (size_t)snprintf(host, size, "%s", found) < size;
+    curl_free(found);
+    curl_url_cleanup(parts);
+    return fits;
+}

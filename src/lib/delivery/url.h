@@ -17,4 +17,7 @@
  */
 bool delivery_url_check(const char *url, char *error, size_t error_size);
 
+/* The host of a URL that has passed the check, an IPv6 address in brackets; false: there is none, or no room for it. */
+bool delivery_url_host(const char *url, char *host, size_t size);
+
 #endif

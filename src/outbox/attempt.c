@@ -1,0 +1,121 @@
+/*
+ * attempt.c: keeps and writes the attempts to deliver events. In a publisher.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/timestamp.h"
+
+#include "outbox/attempt.h"
+#include "server/delivery_settings.h"
+#include "server/xact.h"
+
+#define COLUMNS 16
+
+struct OutboxAttempt {
+    TimestampTz at; /* when it ended */
+    long http_status;
+    DeliveryErrorClass error_class;
+    bool reused_connection;
+    DeliveryTimings timings;
+    char *peer;
+    char *response;
+};
+
+/* By DeliveryErrorClass */
+static const char *const class_names[] = {NULL,       "resolve",     "connect",   "tls",   "timeout",
+                                          "protocol", "http_status", "too_large", "other", "blocked"};
+
+static const char insert_sql[] =
+    "INSERT INTO apapacho_jobs.outbox_attempt (at, event_id, event_type, endpoint, attempt, delivered, http_status,"
+    " error_class, error, lookup_ms, connect_ms, tls_ms, first_byte_ms, total_ms, peer, response)"
+    " VALUES ($1, $2, $3, 'default', $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+
+void
+attempt_note(OutboxHand *hand, OutboxEvent *event, const DeliveryResult *result)
+{
+    MemoryContext before;
+    OutboxAttempt *attempt;
+
+    if (setting_outbox_log_attempts == LOG_ATTEMPTS_NONE ||
+        (result->delivered && setting_outbox_log_attempts == LOG_ATTEMPTS_FAILURES))
+        return;
+    before = MemoryContextSwitchTo(hand->context);
+    attempt = event->attempt = palloc(sizeof(OutboxAttempt));
+    *attempt = (OutboxAttempt){.at = GetCurrentTimestamp(),
+                               .http_status = result->http_status,
+                               .error_class = result->error_class,
+                               .reused_connection = result->reused_connection,
+                               .timings = result->timings,
+                               .peer = pstrdup(result->peer),
+                               .response = pstrdup(result->excerpt)};
+    MemoryContextSwitchTo(before);
+}
+
+void
+attempt_free(OutboxAttempt *attempt)
+{
+    if (attempt == NULL)
+        return;
+    pfree(attempt->peer);
+    pfree(attempt->response);
+    pfree(attempt);
+}
+
+static Datum
+text_or_null(const char *text, char *null)
+{
+    *null = text == NULL || text[0] == '\0' ? 'n' : ' ';
+    return *null == 'n' ? (Datum)0 : CStringGetTextDatum(text);
+}
+
+/* Milliseconds; null where the phase did not happen. */
+static Datum
+milliseconds(int64 microseconds, char *null)
+{
+    *null = microseconds == 0 ? 'n' : ' ';
+    return Float8GetDatum((double)microseconds / 1000);
+}
+
+static void
+write_attempt(const OutboxEvent *event)
+{
+    static SPIPlanPtr plan = NULL;
+    static Oid types[COLUMNS - 1] = {TIMESTAMPTZOID, TEXTOID,   TEXTOID,   INT4OID,   BOOLOID,
+                                     INT4OID,        TEXTOID,   TEXTOID,   FLOAT8OID, FLOAT8OID,
+                                     FLOAT8OID,      FLOAT8OID, FLOAT8OID, TEXTOID,   TEXTOID};
+    const OutboxAttempt *attempt = event->attempt;
+    const DeliveryTimings *timings = &attempt->timings;
+    Datum values[COLUMNS - 1];
+    char nulls[COLUMNS];
+
+    memset(nulls, ' ', sizeof(nulls));
+    values[0] = TimestampTzGetDatum(attempt->at);
+    values[1] = CStringGetTextDatum(event->id);
+    values[2] = CStringGetTextDatum(event->type);
+    values[3] = Int32GetDatum(event->retry_count + 1);
+    values[4] = BoolGetDatum(event->state == OUTBOX_DELIVERED);
+    values[5] = Int32GetDatum((int32)attempt->http_status);
+    nulls[5] = attempt->http_status == 0 ? 'n' : ' ';
+    values[6] = text_or_null(class_names[attempt->error_class], &nulls[6]);
+    values[7] = text_or_null(event->state == OUTBOX_FAILED ? event->error : NULL, &nulls[7]);
+    values[8] = milliseconds(timings->lookup_us, &nulls[8]);
+    values[9] = milliseconds(timings->connect_us, &nulls[9]);
+    values[10] = milliseconds(timings->tls_us, &nulls[10]);
+    values[11] = milliseconds(timings->first_byte_us, &nulls[11]);
+    values[12] = milliseconds(timings->total_us, &nulls[12]);
+    values[13] = text_or_null(attempt->peer, &nulls[13]);
+    values[14] = text_or_null(attempt->response, &nulls[14]);
+    (void)spi_run_kept(&plan, insert_sql, COLUMNS - 1, types, values, nulls);
+}
+
+void
+attempt_record(const OutboxHand *hand)
+{
+    for (int i = 0; i < hand->finished_count; i++) {
+        if (hand->finished[i]->attempt != NULL)
+            write_attempt(hand->finished[i]);
+    }
+}

@@ -1,0 +1,22 @@
+/*
+ * attempt.h: the log of attempts to deliver events (the table outbox_attempt): by default those that failed.
+ */
+#ifndef APAPACHO_OUTBOX_ATTEMPT_H
+#define APAPACHO_OUTBOX_ATTEMPT_H
+
+#include "postgres.h"
+
+#include "lib/delivery/engine.h"
+#include "outbox/hand.h"
+
+/* Keeps what is to be known of an attempt with the event, until the outcome is recorded; or nothing, by the settings.
+ */
+void attempt_note(OutboxHand *hand, OutboxEvent *event, const DeliveryResult *result);
+
+/* Writes the attempts of the events whose outcomes are being recorded, within that transaction, as ourselves. */
+void attempt_record(const OutboxHand *hand);
+
+/* Frees what attempt_note() has kept; NULL is fine. */
+void attempt_free(OutboxAttempt *attempt);
+
+#endif

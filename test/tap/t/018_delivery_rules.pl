@@ -1,0 +1,263 @@
+# 018_delivery_rules.pl: retries by schedule and Retry-After, the log of attempts, addresses, secrets that are rotated, CloudEvents,
+# traceparent, and what a slow receiver must not hold up.
+use strict;
+use warnings;
+
+use Apapacho;
+use Digest::SHA qw(hmac_sha256);
+use JSON::PP ();
+use MIME::Base64 qw(encode_base64);
+use Outbox;
+use PostgreSQL::Test::Utils;
+use Recorder;
+use Test::More;
+use Time::HiRes qw(time);
+
+my $recorder = Recorder->start;
+my $node = Apapacho->create('main', tables => 'own', settings => {
+    'apapacho_jobs.outbox_cron' => '0 0 1 1 *',
+    'apapacho_jobs.outbox_publisher_type' => 'webhook',
+    'apapacho_jobs.outbox_webhook_url' => $recorder->url });
+my $pending = q{SELECT count(*) = 0 FROM "OutboxEvent" WHERE "publishedAt" IS NULL};
+
+sub attempts {
+    my ($id, $columns) = @_;
+    return $node->ask("SELECT $columns FROM (SELECT * FROM apapacho_jobs.outbox_attempt WHERE event_id = '$id' ORDER BY at) AS a");
+}
+
+sub error_of_setting {
+    my ($name, $value) = @_;
+    return $node->error_of("ALTER SYSTEM SET apapacho_jobs.$name = '$value'");
+}
+
+$node->wait_for_scheduler;
+
+subtest 'the schedule of retries: an event is tried again when it is due, without a run by schedule' => sub {
+    apply($node, 'apapacho_jobs.outbox_retry_schedule' => '300 ms, 600 ms, 1 h');
+    $recorder->answer(Refused => 503);
+    my ($id, $next) = emit($node, 'A/1/Refused', 'A/1/Next');
+    my @requests = $recorder->wait_for(3);
+    is(types_of(\@requests), 'Refused Refused Refused', 'it is tried three times, and the next one waits');
+    my @gaps = map { $requests[$_]{time} - $requests[ $_ - 1 ]{time} } 1, 2;
+    diag(sprintf('after %.2f s and %.2f s', @gaps));
+    cmp_ok($gaps[0], '>=', 0.3, 'after the first delay');
+    cmp_ok($gaps[1], '>=', 0.6, 'and the second');
+    $node->wait_for(qq{SELECT "retryCount" = 3 FROM "OutboxEvent" WHERE id = '$id'}, 'the third failure is recorded');
+    is($node->ask("SELECT next_attempt_at - now() > interval '59 min' FROM apapacho_jobs.outbox_retry WHERE event_id = '$id'"), 't', 'then later');
+
+    is(attempts($id, 'attempt, delivered, http_status, error_class, error, peer IS NOT NULL, total_ms > 0, first_byte_ms > 0, response'),
+        join("\n", map { "$_|f|503|http_status|HTTP 503 Told: told to answer 503|t|t|t|told to answer 503" } 1 .. 3), 'the log of attempts');
+    $recorder->answer(Refused => 200);
+    $node->ask('SELECT apapacho_outbox_retry_failed()');
+    is(types_of([$recorder->wait_for(2)]), 'Refused Next', 'asked for by hand, it goes out at once');
+    $node->wait_for($pending, 'recorded');
+    is(attempts($id, 'count(*)'), '3', 'what was delivered is not in the log');
+    apply($node, 'apapacho_jobs.outbox_log_attempts' => 'all');
+    my ($logged) = emit($node, 'A/1/Logged');
+    $recorder->wait_for(1);
+    $node->wait_for("SELECT count(*) = 1 FROM apapacho_jobs.outbox_attempt WHERE event_id = '$logged' AND delivered AND http_status = 200",
+        'unless that is wanted');
+    apply($node, 'apapacho_jobs.outbox_log_attempts' => 'none');
+    $recorder->answer(Refused => 503);
+    my ($unlogged) = emit($node, 'A/2/Refused');
+    $recorder->wait_for(2);
+    is(attempts($unlogged, 'count(*)'), '0', 'or nothing');
+    $recorder->answer(Refused => 200);
+    $node->ask('SELECT apapacho_outbox_retry_failed()');
+    $node->wait_for($pending, 'recorded');
+    $recorder->take;
+
+    $node->ask(q{UPDATE apapacho_jobs.outbox_attempt SET at = at - interval '31 days' WHERE NOT delivered});
+    $node->run_job('cleanup');
+    is($node->ask('SELECT count(*), bool_and(delivered) FROM apapacho_jobs.outbox_attempt'), '1|t', 'cleanup deletes old ones');
+    apply($node, 'apapacho_jobs.outbox_log_attempts' => 'failures');
+    like(error_of_setting('outbox_retry_schedule', '5 s, soon'), qr/DETAIL: .*6/, 'a schedule that is none: where');
+    like(error_of_setting('outbox_retry_schedule', ''), qr/ERROR: .*invalid value/, 'an empty one');
+};
+
+subtest 'client errors for good, where that is wanted' => sub {
+    $recorder->answer(Bad => 422, Busy => 429);
+    apply($node, 'apapacho_jobs.outbox_fail_on_client_error' => 'on');
+    my ($bad, $busy) = emit($node, 'C/1/Bad', 'C/2/Busy');
+    $recorder->wait_for(2);
+    $node->wait_for(qq{SELECT "retryCount" = 10 FROM "OutboxEvent" WHERE id = '$bad'}, '422: failed for good');
+    $node->wait_for(qq{SELECT "retryCount" > 0 FROM "OutboxEvent" WHERE id = '$busy'}, '429: tried again');
+    is(event($node, $busy, '"retryCount" < 10'), 't', 'and again');
+    $recorder->answer(Bad => 200, Busy => 200);
+    apply($node, 'apapacho_jobs.outbox_fail_on_client_error' => 'off');
+    $node->ask('SELECT apapacho_outbox_retry_failed()');
+    $node->wait_for($pending, 'both are sent');
+    $recorder->take;
+};
+
+subtest 'addresses' => sub {
+    my ($port) = $recorder->url =~ /:(\d+)/;
+    like(error_of_setting('outbox_allowed_addresses', '10.0.0.0/33'), qr/DETAIL: .*prefix length/, 'a list that is none');
+    # a name that leads to loopback, as a rebinding one would: every name below localhost does
+    apply($node, 'apapacho_jobs.outbox_webhook_url' => "http://sub.localhost:$port/hook");
+    my ($id) = emit($node, 'B/1/Blocked');
+    $node->wait_for(qq{SELECT "retryCount" >= 1 FROM "OutboxEvent" WHERE id = '$id'}, 'it fails');
+    like(event($node, $id, '"lastError"'), qr/not allowed: it is (a|the) loopback address/, 'the reason');
+    is(attempts($id, 'DISTINCT error_class'), 'blocked', 'its class');
+    is(scalar($recorder->take), 0, 'no connection was made');
+    apply($node, 'apapacho_jobs.outbox_allowed_addresses' => '127.0.0.0/8, ::1');
+    $node->ask('SELECT apapacho_outbox_retry_failed()');
+    is(types_of([$recorder->wait_for(1)]), 'Blocked', 'what the administrator allows is allowed');
+    apply($node, 'apapacho_jobs.outbox_allowed_addresses' => '', 'apapacho_jobs.outbox_webhook_url' => "http://localhost:$port/hook");
+    emit($node, 'B/2/Local');
+    is(types_of([$recorder->wait_for(1)]), 'Local', 'so is localhost, where the URL says so');
+    apply($node, 'apapacho_jobs.outbox_webhook_url' => "http://169.254.169.254/");
+    my ($metadata) = emit($node, 'B/3/Metadata');
+    $node->wait_for(qq{SELECT "retryCount" >= 1 FROM "OutboxEvent" WHERE id = '$metadata'}, 'metadata');
+    like(event($node, $metadata, '"lastError"'), qr/link-local/, 'never by itself');
+    apply($node, 'apapacho_jobs.outbox_webhook_url' => $recorder->url);
+    $node->ask('SELECT apapacho_outbox_retry_failed()');
+    $node->wait_for($pending, 'sent');
+    $recorder->take;
+};
+
+subtest 'secrets that are rotated' => sub {
+    my $verify = sub {
+        my ($request, @secrets) = @_;
+        my $headers = $request->{headers};
+        my $signed = join('.', @{$headers}{qw(webhook-id webhook-timestamp)}, $request->{body});
+        return is($headers->{'webhook-signature'}, join(' ', map { 'v1,' . encode_base64(hmac_sha256($signed, $_), '') } @secrets), "signed by @secrets");
+    };
+    apply($node, 'apapacho_jobs.outbox_webhook_secret' => 'new secret', 'apapacho_jobs.outbox_webhook_secret_previous' => 'old secret');
+    emit($node, 'S/1/Both');
+    $verify->($recorder->wait_for(1), 'new secret', 'old secret');
+    is($node->ask('SHOW apapacho_jobs.outbox_webhook_secret_previous'), '********', 'it is not shown');
+    apply($node, 'apapacho_jobs.outbox_webhook_secret_previous_until' => '2020-01-01 00:00:00+00');
+    emit($node, 'S/1/New');
+    $verify->($recorder->wait_for(1), 'new secret');
+    apply($node, 'apapacho_jobs.outbox_webhook_secret_previous_until' => '2120-01-01 00:00:00+00');
+    emit($node, 'S/1/Both');
+    $verify->($recorder->wait_for(1), 'new secret', 'old secret');
+    like(error_of_setting('outbox_webhook_secret_previous_until', 'tomorrowish'), qr/ERROR: .*invalid value/, 'a time that is none');
+    apply($node, 'apapacho_jobs.outbox_webhook_secret_previous' => '',
+        'apapacho_jobs.outbox_webhook_secret' => 'whsk_' . encode_base64("\x01" x 32, ''));
+    emit($node, 'S/1/Asymmetric');
+    my ($request) = $recorder->wait_for(1);
+    like($request->{headers}{'webhook-signature'}, qr/^v1a,[A-Za-z0-9+\/]{86}==$/, 'an Ed25519 key');
+    is($request->{headers}{'x-webhook-signature'}, undef, 'without the older signature');
+    apply($node, 'apapacho_jobs.outbox_webhook_secret' => '');
+};
+
+subtest 'traceparent and CloudEvents' => sub {
+    my $trace = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01';
+    my $emit = sub { return $node->ask(qq{SELECT apapacho_outbox_emit('Pedido', 'p 1', 'Año', '$_[0]')}) };
+    $emit->(qq({"traceparent": "$trace", "n": 1}));
+    my ($request) = $recorder->wait_for(1);
+    is($request->{headers}{traceparent}, $trace, 'traceparent is passed on');
+    $emit->(qq({"traceparent": "$trace\\r\\nEvil: 1"}));
+    ($request) = $recorder->wait_for(1);
+    is($request->{headers}{traceparent}, undef, 'nothing but one that is valid');
+
+    apply($node, 'apapacho_jobs.outbox_cloudevents_source' => '/apapacho/outbox', 'apapacho_jobs.outbox_webhook_secret' => 'cloud');
+    my $id = $emit->('{"n": 12345678901234567890}');
+    ($request) = $recorder->wait_for(1);
+    my %headers = %{ $request->{headers} };
+    is($request->{body}, '{"n":12345678901234567890}', 'the body is the payload alone');
+    is_deeply([@headers{qw(ce-specversion ce-id ce-source ce-type ce-subject content-type)}],
+        ['1.0', $id, '/apapacho/outbox', 'A%C3%B1o', 'Pedido/p%201', 'application/json'], 'the headers');
+    like($headers{'ce-time'}, qr/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z$/, 'its time');
+    is($headers{'webhook-signature'}, 'v1,' . encode_base64(hmac_sha256(join('.', @headers{qw(webhook-id webhook-timestamp)}, $request->{body}), 'cloud'), ''),
+        'signed');
+    apply($node, 'apapacho_jobs.outbox_cloudevents_source' => '', 'apapacho_jobs.outbox_webhook_secret' => '');
+};
+
+subtest 'without an order' => sub {
+    apply($node, 'apapacho_jobs.outbox_order' => 'none', 'apapacho_jobs.outbox_retry_schedule' => '1 h');
+    $recorder->answer(Refused => 503);
+    emit($node, 'N/1/Refused', 'N/1/Second', 'N/1/Third');
+    my %types = map { $_->{headers}{'x-event-type'} => 1 } $recorder->wait_for(3);
+    is(join(' ', sort keys %types), 'Refused Second Third', 'an event waits for no other');
+    emit($node, 'N/1/Fourth');
+    is(types_of([$recorder->wait_for(1)]), 'Fourth', 'nor for one that waits for another attempt');
+    $recorder->answer(Refused => 200);
+    apply($node, 'apapacho_jobs.outbox_order' => 'aggregate');
+    $node->ask('SELECT apapacho_outbox_retry_failed()');
+    $recorder->wait_for(1);
+    $node->wait_for($pending, 'all are sent');
+};
+
+# An event whose answer does not come; the code is run meanwhile.
+sub while_one_hangs {
+    my ($code) = @_;
+
+    $recorder->answer(Hangs => 'hang');
+    my ($id) = emit($node, "H/hangs/Hangs");
+    $recorder->wait_for(1);
+    $code->();
+    is(event($node, $id, '"publishedAt" IS NULL, "retryCount"'), 't|0', 'it still hangs');
+    $recorder->answer(Hangs => 200);
+    $node->wait_for($pending, 'all are sent');
+    $recorder->take;
+    return;
+}
+
+subtest 'what one event that hangs does not hold up' => sub {
+    apply($node, 'apapacho_jobs.outbox_timeout' => '120 s');
+    while_one_hangs(sub {
+        $node->ask(q{SELECT apapacho_outbox_emit('Big', g::text, 'Big', jsonb_build_object('x', repeat('x', 1000000))) FROM generate_series(1, 40) AS g});
+        emit($node, 'Small/1/Small');
+        is(scalar(() = $recorder->wait_for(41)), 41, 'forty megabytes, and what comes after them');
+    });
+    while_one_hangs(sub {
+        my $long = 'x' x 5000;
+        $node->ask(qq{BEGIN; SELECT apapacho_outbox_emit('F', '1', '$long'); SELECT apapacho_outbox_emit('F', '1', 'Follower'); COMMIT});
+        is(types_of([$recorder->wait_for(1)]), 'Follower', 'the follower of one that has failed for good');
+        $node->ask(q{UPDATE "OutboxEvent" SET "publishedAt" = now() WHERE "retryCount" >= 10});
+    });
+    while_one_hangs(sub {
+        my $position = $node->log_position;
+        $recorder->answer(Deleted => 'hang');
+        my ($id) = emit($node, 'D/1/Deleted');
+        $recorder->wait_for(1);
+        $node->ask(qq{DELETE FROM "OutboxEvent" WHERE id = '$id'});
+        $recorder->answer(Deleted => 200);
+        emit($node, 'D/2/After');
+        is(types_of([$recorder->wait_for(1)]), 'After', 'nor does one that is deleted on its way');
+        unlike($node->log_since($position), qr/could not be marked/, 'without a warning');
+    });
+    apply($node, 'apapacho_jobs.outbox_timeout' => '3 s', 'apapacho_jobs.outbox_retry_schedule' => '1 h');
+    $recorder->answer(Hangs => 'hang');
+    emit($node, "H/hangs/Hangs");
+    $recorder->wait_for(1);
+    my $started = time();
+    is(process($node)->{status}, 'succeeded', 'a run by hand');
+    cmp_ok(time() - $started, '<', 8, 'begins when what is on its way has its answer or is given up');
+    $recorder->answer(Hangs => 200);
+    $node->ask('SELECT apapacho_outbox_retry_failed()');
+    $node->wait_for($pending, 'all are sent');
+    $recorder->take;
+};
+
+subtest 'settings that change are in force for what is sent from then on' => sub {
+    $recorder->answer(Slow => 'hang');
+    emit($node, 'R/1/Slow');
+    $recorder->wait_for(1);
+    apply($node, 'apapacho_jobs.outbox_webhook_secret' => 'changed');
+    emit($node, 'R/2/First');
+    $recorder->answer(Slow => 200);
+    my ($request) = grep { $_->{headers}{'x-event-type'} eq 'First' } $recorder->wait_for(1);
+    ok($request->{headers}{'webhook-signature'}, 'a secret');
+    apply($node, 'apapacho_jobs.outbox_webhook_secret' => '');
+};
+
+subtest 'a part of the events by hand, a run that fails, a publisher that is cancelled while it waits: nothing is left lying' => sub {
+    $node->ask(q{SELECT apapacho_pause_job('outbox')});
+    emit($node, map { "P/$_/E$_" } 1 .. 5);
+    is(process($node, 1)->{processed}, 1, 'one');
+    $node->ask(q{SELECT apapacho_resume_job('outbox')});
+    is(scalar(() = $recorder->wait_for(5)), 5, 'the others follow');
+    my $run = $node->wait_for_run(q{job = 'outbox' AND trigger = 'work' AND status = 'running'});
+    $node->wait_for(q{SELECT NOT executing FROM apapacho_job_status() WHERE name = 'outbox'}, 'it waits');
+    $node->ask("SELECT apapacho_cancel_run($run)");
+    $node->wait_for_run("id = $run AND status = 'succeeded'");
+    emit($node, 'P/6/AfterCancel');
+    is(types_of([$recorder->wait_for(1)]), 'AfterCancel', 'after a cancellation');
+};
+
+$node->stop;
+done_testing();
