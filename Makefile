@@ -33,6 +33,7 @@ LIB_OBJS = \
 
 # src/server: the platform that the features stand on
 SERVER_OBJS = \
+	src/server/counters.o \
 	src/server/delivery_settings.o \
 	src/server/entry.o \
 	src/server/environment.o \
@@ -78,9 +79,11 @@ OUTBOX_OBJS = \
 	src/outbox/events.o \
 	src/outbox/hand.o \
 	src/outbox/helpers.o \
+	src/outbox/monitor.o \
 	src/outbox/printable.o \
 	src/outbox/publisher.o \
 	src/outbox/record.o \
+	src/outbox/redeliver.o \
 	src/outbox/share.o \
 	src/outbox/webhook.o
 

@@ -9,6 +9,7 @@
 #include "utils/timestamp.h"
 
 #include "outbox/attempt.h"
+#include "server/counters.h"
 #include "server/delivery_settings.h"
 #include "server/xact.h"
 
@@ -27,6 +28,8 @@ struct OutboxAttempt {
 /* By DeliveryErrorClass */
 static const char *const class_names[] = {NULL,       "resolve",     "connect",   "tls",   "timeout",
                                           "protocol", "http_status", "too_large", "other", "blocked"};
+
+StaticAssertDecl(lengthof(class_names) == COUNTER_CLASSES, "classes are counted");
 
 static const char insert_sql[] =
     "INSERT INTO apapacho_jobs.outbox_attempt (at, event_id, event_type, endpoint, attempt, delivered, http_status,"
@@ -62,6 +65,12 @@ attempt_free(OutboxAttempt *attempt)
     pfree(attempt->peer);
     pfree(attempt->response);
     pfree(attempt);
+}
+
+const char *
+attempt_class_name(int error_class)
+{
+    return class_names[error_class];
 }
 
 static Datum

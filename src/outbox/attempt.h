@@ -16,6 +16,9 @@ void attempt_note(OutboxHand *hand, OutboxEvent *event, const DeliveryResult *re
 /* Writes the attempts of the events whose outcomes are being recorded, within that transaction, as ourselves. */
 void attempt_record(const OutboxHand *hand);
 
+/* How a DeliveryErrorClass other than none is called. */
+const char *attempt_class_name(int error_class);
+
 /* Frees what attempt_note() has kept; NULL is fine. */
 void attempt_free(OutboxAttempt *attempt);
 

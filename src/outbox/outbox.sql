@@ -168,3 +168,66 @@ COMMENT ON COLUMN apapacho_jobs.outbox_attempt.lookup_ms IS 'time for the name l
 COMMENT ON COLUMN apapacho_jobs.outbox_attempt.first_byte_ms IS 'time from the request''s sending to the answer''s first byte';
 COMMENT ON COLUMN apapacho_jobs.outbox_attempt.peer IS 'address and port of the receiver';
 COMMENT ON COLUMN apapacho_jobs.outbox_attempt.response IS 'the beginning of the answer''s body, as printable ASCII';
+
+CREATE FUNCTION apapacho_jobs.redeliver(event_id text, since timestamptz, pattern text, most integer, rate double precision) RETURNS bigint
+    LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_redeliver';
+REVOKE EXECUTE ON FUNCTION apapacho_jobs.redeliver(text, timestamptz, text, integer, double precision) FROM PUBLIC;
+COMMENT ON FUNCTION apapacho_jobs.redeliver(text, timestamptz, text, integer, double precision) IS
+    'makes published events pending again, so many a second; what the public functions stand on';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_redeliver(event_id text) RETURNS boolean
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT event_id IS NOT NULL AND apapacho_jobs.redeliver(event_id, NULL, NULL, 1, 1) = 1 $$;
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_redeliver(text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_redeliver(text) IS
+    'sends a published event once more, with the same id; returns whether there is such an event';
+
+CREATE FUNCTION @extschema@.apapacho_outbox_redeliver_since(
+    since timestamptz, event_type text DEFAULT NULL, most integer DEFAULT 10000, rate double precision DEFAULT 100) RETURNS bigint
+    LANGUAGE sql VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT CASE WHEN since IS NULL THEN 0 ELSE apapacho_jobs.redeliver(NULL, since,
+            replace(replace(replace(replace(event_type, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'), most, rate) END
+    $$;
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_redeliver_since(timestamptz, text, integer, double precision) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_outbox_redeliver_since(timestamptz, text, integer, double precision) IS
+    'sends the events that were published since then once more, those of a type (Payout*: that begins with it), at most so many, so many a second; returns how many';
+
+CREATE FUNCTION apapacho_jobs.outbox_counters(
+    OUT since timestamptz, OUT attempts bigint, OUT delivered bigint, OUT reused_connections bigint, OUT in_flight integer,
+    OUT mean_ms double precision)
+    RETURNS record LANGUAGE c VOLATILE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apapacho_outbox_counters';
+COMMENT ON FUNCTION apapacho_jobs.outbox_counters() IS 'what publishers of this database have counted since the server started';
+CREATE FUNCTION apapacho_jobs.outbox_outcomes() RETURNS TABLE (outcome text, attempts bigint)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 10 AS 'MODULE_PATHNAME', 'apapacho_outbox_outcomes';
+COMMENT ON FUNCTION apapacho_jobs.outbox_outcomes() IS 'how attempts have ended since the server started: delivered, or the class of the error';
+CREATE FUNCTION apapacho_jobs.outbox_latency() RETURNS TABLE (up_to_ms double precision, attempts bigint)
+    LANGUAGE c VOLATILE PARALLEL RESTRICTED ROWS 14 AS 'MODULE_PATHNAME', 'apapacho_outbox_latency';
+COMMENT ON FUNCTION apapacho_jobs.outbox_latency() IS
+    'how long attempts took since the server started: so many longer than the row before, up to so many milliseconds; the last row (null) has no bound';
+CREATE FUNCTION apapacho_jobs.outbox_backlog(
+    OUT pending bigint, OUT retrying bigint, OUT failed bigint, OUT oldest_pending timestamptz, OUT delivered_last_minute bigint)
+    RETURNS record LANGUAGE c STABLE PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'apapacho_outbox_backlog';
+COMMENT ON FUNCTION apapacho_jobs.outbox_backlog() IS 'what the table of events has: pending (of these retrying), failed for good, and the last minute';
+REVOKE EXECUTE ON FUNCTION apapacho_jobs.outbox_counters(), apapacho_jobs.outbox_outcomes(), apapacho_jobs.outbox_latency(),
+    apapacho_jobs.outbox_backlog() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION apapacho_jobs.outbox_counters(), apapacho_jobs.outbox_outcomes(), apapacho_jobs.outbox_latency(),
+    apapacho_jobs.outbox_backlog() TO pg_monitor;
+
+CREATE VIEW apapacho_jobs.outbox_status AS
+    SELECT p.name AS endpoint,
+        CASE WHEN p.paused_at IS NOT NULL THEN 'paused' WHEN p.stopped_at IS NOT NULL THEN 'stopped'
+            WHEN p.open_since IS NULL THEN 'ok' WHEN p.probe_at > now() THEN 'failing' ELSE 'probing' END AS state,
+        coalesce(p.paused_at, p.stopped_at, p.open_since) AS state_since, p.probe_at, p.failed_probes, p.last_error,
+        b.pending, b.retrying, b.failed, b.oldest_pending, now() - b.oldest_pending AS oldest_pending_age,
+        (SELECT min(r.next_attempt_at) FROM apapacho_jobs.outbox_retry AS r) AS next_attempt_at,
+        c.in_flight, b.delivered_last_minute, c.attempts, c.delivered, c.attempts - c.delivered AS failures,
+        c.reused_connections, round(c.mean_ms::numeric, 1) AS mean_ms, c.since AS counted_since
+    FROM apapacho_jobs.outbox_endpoint AS p CROSS JOIN apapacho_jobs.outbox_backlog() AS b
+        CROSS JOIN apapacho_jobs.outbox_counters() AS c;
+GRANT SELECT ON apapacho_jobs.outbox_status, apapacho_jobs.outbox_endpoint TO pg_monitor;
+COMMENT ON VIEW apapacho_jobs.outbox_status IS
+    'the outbox at a glance, a row for each endpoint: its state and the last error, the backlog and its age, what is in flight, rates and counts';

@@ -24,6 +24,7 @@
 #include "outbox/attempt.h"
 #include "outbox/webhook.h"
 #include "server/compat.h"
+#include "server/counters.h"
 #include "server/delivery_settings.h"
 #include "server/settings.h"
 
@@ -47,11 +48,24 @@ typedef struct Webhook {
     int concurrency;
     SigningKeys keys[MOST_KEYS]; /* the secret's, then the older one's */
     int key_count;
+    OutboxCounters *counters; /* of the database */
+    uint32 in_flight;         /* as it is counted there */
     DeliveryEngine *engine;
     WaitEventSet *wait_set;
 } Webhook;
 
 static Webhook webhook;
+
+/* Brings the count of what is in flight up to date. */
+static void
+count_in_flight(void)
+{
+    uint32 in_flight = webhook.engine == NULL ? 0 : (uint32)delivery_engine_in_flight(webhook.engine);
+
+    if (webhook.counters != NULL && in_flight != webhook.in_flight)
+        (void)pg_atomic_fetch_add_u32(&webhook.counters->in_flight, (int32)(in_flight - webhook.in_flight));
+    webhook.in_flight = in_flight;
+}
 
 void
 webhook_close(void)
@@ -59,6 +73,8 @@ webhook_close(void)
     if (webhook.engine != NULL)
         delivery_engine_destroy(webhook.engine);
     webhook.engine = NULL;
+    count_in_flight();
+    webhook.counters = NULL;
     if (webhook.wait_set != NULL)
         FreeWaitEventSet(webhook.wait_set);
     webhook.wait_set = NULL;
@@ -162,6 +178,7 @@ webhook_open(void)
     webhook.request = AllocSetContextCreate(webhook.context, "outbox request", ALLOCSET_SMALL_SIZES);
     webhook.url = MemoryContextStrdup(webhook.context, setting_outbox_webhook_url);
     webhook.source = MemoryContextStrdup(webhook.context, setting_outbox_cloudevents_source);
+    webhook.counters = counters_of_database();
     webhook.concurrency = setting_outbox_concurrency;
     before = MemoryContextSwitchTo(webhook.context);
     open_keys();
@@ -315,6 +332,8 @@ take_result(OutboxHand *hand, const DeliveryResult *result)
     OutboxEvent *event = result->tag;
 
     hand_note_receiver(hand, shows_receiver(result), result->gone);
+    counters_add(webhook.counters, result->delivered ? DELIVERY_ERROR_NONE : result->error_class,
+                 result->timings.total_us, result->reused_connection);
     attempt_note(hand, event, result);
     if (result->delivered) {
         outbox_delivered(hand, event);
@@ -332,6 +351,7 @@ webhook_run(OutboxHand *hand)
     delivery_engine_run(webhook.engine);
     while (delivery_engine_next_result(webhook.engine, &result))
         take_result(hand, &result);
+    count_in_flight();
 }
 
 void

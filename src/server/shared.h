@@ -17,6 +17,7 @@
 #include "storage/lwlock.h"
 #include "utils/timestamp.h"
 
+#include "server/counters.h"
 #include "server/job.h"
 
 #define MAX_SCHEDULERS 64   /* databases served at once */
@@ -153,6 +154,7 @@ typedef struct SharedState {
     uint64 jobs_generation; /* how often rows of apapacho_jobs.job have changed, in any database */
     SchedulerSlot schedulers[MAX_SCHEDULERS];
     RunSlot runs[MAX_RUNS];
+    OutboxCounters counters[MAX_SCHEDULERS];
 } SharedState;
 
 extern SharedState *shared;

@@ -259,5 +259,64 @@ subtest 'a part of the events by hand, a run that fails, a publisher that is can
     is(types_of([$recorder->wait_for(1)]), 'AfterCancel', 'after a cancellation');
 };
 
+subtest 'sent once more' => sub {
+    $node->wait_for($pending, 'all are sent');
+    $recorder->take;
+    my $since = $node->ask('SELECT clock_timestamp()');
+    my @ids = emit($node, 'Again/1/PayoutSent', 'Again/2/PayoutFailed', 'Again/3/Payout_Sent', 'Again/4/Other');
+    $recorder->wait_for(4);
+    $node->wait_for($pending, 'all are sent');
+    is($node->ask("SELECT apapacho_outbox_redeliver('$ids[0]')"), 't', 'one');
+    my ($request) = $recorder->wait_for(1);
+    is($request->{headers}{'webhook-id'}, $ids[0], 'with the same id');
+    $node->wait_for($pending, 'it is sent');
+    is($node->ask(q{SELECT apapacho_outbox_redeliver('none'), apapacho_outbox_redeliver(NULL)}), 'f|f', 'one that there is not');
+    is($node->ask("SELECT apapacho_outbox_redeliver_since('$since', 'Payout_*')"), '1', 'by a pattern: * alone has a meaning');
+    is(types_of([$recorder->wait_for(1)]), 'Payout_Sent', 'the one');
+    $node->wait_for($pending, 'it is sent');
+    is($node->ask("SELECT apapacho_outbox_redeliver_since('$since', 'Payout*', rate => 4)"), '3', 'by a pattern and at a rate');
+    my @requests = $recorder->wait_for(3);
+    cmp_ok($requests[2]{time} - $requests[0]{time}, '>=', 0.45, 'four a second');
+    cmp_ok($requests[2]{time} - $requests[0]{time}, '<', 5, 'and not much slower');
+    $node->wait_for($pending, 'they are sent');
+    is($node->ask("SELECT apapacho_outbox_redeliver_since('$since', most => 2), apapacho_outbox_redeliver_since(now() + interval '1 day')"), '2|0', 'at most so many');
+    $recorder->wait_for(2);
+    $node->wait_for($pending, 'they are sent');
+    like($node->error_of("SELECT apapacho_outbox_redeliver_since('$since', rate => 0)"), qr/22023: the rate must be more than 0/, 'a bad rate');
+    like($node->error_of("SELECT apapacho_outbox_redeliver_since('$since', most => 0)"), qr/22023: .*at least 1/, 'a bad number');
+};
+
+subtest 'faults can be named from the views alone' => sub {
+    my $status = sub { return $node->ask("SELECT $_[0] FROM apapacho_jobs.outbox_status") };
+    my $outcomes = sub {
+        return { map { split(/\|/) } split(/\n/, $node->ask('SELECT outcome, attempts FROM apapacho_jobs.outbox_outcomes()')) };
+    };
+    my $before = $outcomes->();
+    is($status->('endpoint, state, pending, retrying, failed, oldest_pending IS NULL, in_flight'), 'default|ok|0|0|0|t|0', 'all is well');
+    cmp_ok($status->('delivered'), '>', 50, 'what has been delivered');
+    cmp_ok($status->('reused_connections'), '>', 20, 'connections that were used again');
+    is($status->('attempts - delivered = failures, mean_ms > 0, counted_since < now()'), 't|t|t', 'counts');
+    is($node->ask('SELECT (SELECT sum(attempts) FROM apapacho_jobs.outbox_latency()) = attempts FROM apapacho_jobs.outbox_status'), 't',
+        'each attempt is in one bucket');
+
+    apply($node, 'apapacho_jobs.outbox_retry_schedule' => '1 h', 'apapacho_jobs.outbox_timeout' => 1500);
+    my %faults = (hang => 'timeout', reset => 'protocol', close => 'protocol', garbage => 'protocol');
+    $recorder->answer((map { $_ => $_ } keys %faults), Refused => 500);
+    my @ids = emit($node, (map { "Fault/$_/$_" } sort keys %faults), 'Fault/6/Refused');
+    $node->wait_for('SELECT in_flight > 0 FROM apapacho_jobs.outbox_status', 'what hangs is in flight');
+    $node->wait_for('SELECT retrying = 5 FROM apapacho_jobs.outbox_status', 'all fail');
+    my $after = $outcomes->();
+    is($after->{timeout} - $before->{timeout}, 1, 'a receiver that hangs');
+    is($after->{protocol} - $before->{protocol}, 3, 'three that break off or talk nonsense');
+    is($after->{http_status} - $before->{http_status}, 1, 'one that refuses');
+    is($status->(q{pending, oldest_pending_age > '0', next_attempt_at > now()}), '5|t|t', 'the backlog, its age, and when it is tried again');
+    $node->ask('SELECT apapacho_outbox_pause()');
+    is($status->('state, state_since < now()'), 'paused|t', 'paused');
+    $node->ask('SELECT apapacho_outbox_resume()');
+    $node->ask('CREATE ROLE monitor LOGIN; GRANT pg_monitor TO monitor');
+    is($node->ask('SELECT state FROM apapacho_jobs.outbox_status', role => 'monitor'), 'ok', 'pg_monitor sees it');
+    like($node->error_of('SELECT * FROM apapacho_jobs.outbox_attempt', role => 'monitor'), qr/permission denied/, 'but no answers of receivers');
+};
+
 $node->stop;
 done_testing();
