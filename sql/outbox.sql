@@ -52,7 +52,7 @@ SELECT apapacho_outbox_emit('Order', '1', 'OrderPaid') AS second \gset
 SELECT replace(figures(apapacho_outbox_process())::text, :'first', 'FIRST') AS figures;
 SELECT "eventType", "retryCount", "lastError", "publishedAt" FROM "OutboxEvent" ORDER BY id;
 SELECT event_id = :'first' AS is_first, aggregate_type, aggregate_id, attempts,
-       next_attempt_at BETWEEN now() AND now() + interval '6 seconds' AS in_seconds FROM apapacho_jobs.outbox_retry;
+       next_attempt_at BETWEEN now() AND now() + interval '10 seconds' AS in_seconds FROM apapacho_jobs.outbox_retry;
 :console;
 UPDATE apapacho_jobs.outbox_retry SET next_attempt_at = now() + interval '1 hour';
 SELECT figures(apapacho_outbox_process());

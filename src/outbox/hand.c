@@ -214,6 +214,20 @@ note_error(OutboxHand *hand, const OutboxEvent *event)
 }
 
 void
+hand_note_unrecorded(OutboxHand *hand, OutboxEvent *event, const char *error)
+{
+    if (event->state == OUTBOX_DELIVERED) {
+        hand->delivered_count--;
+        hand->failed_count++;
+    }
+    event->state = OUTBOX_FAILED;
+    event->is_final = false;
+    free_text(event->error);
+    event->error = MemoryContextStrdup(hand->context, error);
+    note_error(hand, event);
+}
+
+void
 outbox_failed(OutboxHand *hand, OutboxEvent *event, const char *error, bool is_final)
 {
     size_t length = strnlen(error, SHORT_ERROR_BYTES);

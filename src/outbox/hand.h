@@ -114,6 +114,9 @@ void hand_drop_finished(OutboxHand *hand, bool all_marked);
 void outbox_delivered(OutboxHand *hand, OutboxEvent *event);
 void outbox_failed(OutboxHand *hand, OutboxEvent *event, const char *error, bool is_final);
 
+/* The outcome of an event, noted before, could not be recorded: it counts as failed, and not for good. */
+void hand_note_unrecorded(OutboxHand *hand, OutboxEvent *event, const char *error);
+
 /* Notes what an outcome says about the receiver: it is there, it is not (or cannot cope), it is gone for good. */
 void hand_note_receiver(OutboxHand *hand, bool there, bool gone);
 

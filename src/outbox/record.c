@@ -257,13 +257,7 @@ put_off(OutboxHand *hand)
 {
     OutboxEvent *event = hand->finished[0];
 
-    if (event->state == OUTBOX_DELIVERED) {
-        hand->delivered_count--;
-        hand->failed_count++;
-    }
-    event->state = OUTBOX_FAILED;
-    event->is_final = false;
-    event->error = MemoryContextStrdup(hand->context, "its outcome could not be recorded");
+    hand_note_unrecorded(hand, event, "its outcome could not be recorded");
     event->retry_count = Max(event->retry_count, REFUSED_ATTEMPTS);
     xact_begin("apapacho_jobs: putting an outbox event off");
     record_retries(hand);
