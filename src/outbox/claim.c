@@ -51,7 +51,7 @@ static const char claim_sql[] =
     "SELECT e.id, e.\"aggregateType\", e.\"aggregateId\", e.\"eventType\", e.payload, e.\"createdAt\","
     " e.\"retryCount\", e.ctid, own.event_id IS NOT NULL"
     " FROM %1$s e LEFT JOIN apapacho_jobs.outbox_waiting own ON own.event_id = e.id"
-    " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1 %2$s"
+    " WHERE e.\"publishedAt\" IS NULL AND e.\"createdAt\" >= $3 AND e.\"retryCount\" < $1 %2$s"
     " AND (own.event_id IS NULL OR own.next_attempt_at <= pg_catalog.statement_timestamp())"
     " %3$s"
     " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
@@ -66,7 +66,7 @@ static const char order_sql[] =
 
 /* Those of this publisher's share, where that is not the whole. */
 static const char share_sql[] =
-    "AND (pg_catalog.hashtextextended(e.\"aggregateType\" || '/' || e.\"aggregateId\", 0) & $4) = ANY ($3)";
+    "AND (pg_catalog.hashtextextended(e.\"aggregateType\" || '/' || e.\"aggregateId\", 0) & $5) = ANY ($4)";
 
 int
 outbox_plan_by_index(void)
@@ -330,11 +330,11 @@ settle_ties(Found *found)
 }
 
 int
-outbox_claim(OutboxHand *hand, int limit, bool *more)
+outbox_claim(OutboxHand *hand, int limit, Timestamp from, Timestamp *seen, bool *more)
 {
-    Oid types[] = {INT4OID, INT4OID, INT4ARRAYOID, INT8OID};
+    Oid types[] = {INT4OID, INT4OID, TIMESTAMPOID, INT4ARRAYOID, INT8OID};
     Datum values[] = {Int32GetDatum(setting_outbox_max_retries), Int32GetDatum(limit + TIE_ROWS + hand->count),
-                      (Datum)0, Int64GetDatum(OUTBOX_SLOTS - 1)};
+                      TimestampGetDatum(from), (Datum)0, Int64GetDatum(OUTBOX_SLOTS - 1)};
     bool whole = share_is_whole();
     MemoryContext before = CurrentMemoryContext;
     Found found = {.events = MemoryContextAlloc(hand->context, sizeof(OutboxEvent *) * (limit + TIE_ROWS))};
@@ -350,9 +350,9 @@ outbox_claim(OutboxHand *hand, int limit, bool *more)
         claim_sql, user_table_name(TABLE_OUTBOX_EVENT), whole ? "" : share_sql,
         setting_outbox_order == OUTBOX_ORDER_NONE ? "" : psprintf(order_sql, user_table_name(TABLE_OUTBOX_EVENT)));
     if (!whole)
-        values[2] = share_slots();
+        values[3] = share_slots();
     level = outbox_plan_by_index();
-    cursor = SPI_cursor_open_with_args(NULL, sql, whole ? 2 : 4, types, values, NULL, true, CURSOR_OPT_NO_SCROLL);
+    cursor = SPI_cursor_open_with_args(NULL, sql, whole ? 3 : 5, types, values, NULL, true, CURSOR_OPT_NO_SCROLL);
     read_events(&found, hand, cursor, limit);
     SPI_cursor_close(cursor);
     AtEOXact_GUC(true, level);
@@ -361,6 +361,8 @@ outbox_claim(OutboxHand *hand, int limit, bool *more)
 
     MemoryContextSwitchTo(hand->context);
     settle_ties(&found);
+    *more = found.more || found.count >= limit;
+    *seen = !*more ? DT_NOEND : found.events[Min(found.count, limit) - 1]->created_at;
     for (int i = 0; i < found.count; i++) {
         if (i < limit)
             hand_add(hand, found.events[i]);
@@ -369,6 +371,22 @@ outbox_claim(OutboxHand *hand, int limit, bool *more)
     }
     pfree(found.events);
     MemoryContextSwitchTo(before);
-    *more = found.more || found.count >= limit;
     return Min(found.count, limit);
+}
+
+TimestampTz
+outbox_oldest_writer(void)
+{
+    TimestampTz oldest;
+
+    xact_begin("apapacho_jobs: looking for the oldest transaction");
+    (void)spi_run("SELECT LEAST((SELECT pg_catalog.min(a.xact_start) FROM pg_catalog.pg_stat_activity AS a"
+                  "  WHERE a.datid OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database AS d"
+                  "   WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
+                  "  AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()), pg_catalog.clock_timestamp(),"
+                  " (SELECT '-infinity'::timestamptz FROM pg_catalog.pg_prepared_xacts LIMIT 1))",
+                  0, NULL, NULL, NULL, true, 1);
+    oldest = spi_time(0, 1);
+    xact_commit();
+    return oldest;
 }

@@ -122,10 +122,17 @@ void hand_note_receiver(OutboxHand *hand, bool there, bool gone);
 
 /*
  * Reads up to `limit` due events (in one transaction of its own, which has ended on return) into the hand: pending, not
- * in hand, not waiting for a retry, and with no earlier event of their aggregate waiting for one. All outcomes must
- * have been recorded. Returns how many there were; *more: there may be more of them.
+ * in hand, not waiting for a retry, and with no earlier event of their aggregate waiting for one. Those from `from` on
+ * (by "createdAt", DT_NOBEGIN: all). All outcomes must have been recorded. Returns how many there were; *more: there
+ * may be more of them; *seen: whatever was to be seen up to that time has been.
  */
-int outbox_claim(OutboxHand *hand, int limit, bool *more);
+int outbox_claim(OutboxHand *hand, int limit, Timestamp from, Timestamp *seen, bool *more);
+
+/*
+ * When the oldest transaction of this database that is open began, the present if there is none: what is committed
+ * after this and has a default "createdAt" is not older. DT_NOBEGIN: that cannot be told, there are prepared ones.
+ */
+TimestampTz outbox_oldest_writer(void);
 
 /*
  * Writes the noted outcomes down in one transaction of its own; when there are none, does nothing. When the run is

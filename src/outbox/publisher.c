@@ -50,6 +50,15 @@
 /* New events are looked for while others are on their way, but not for more than this part of the time. */
 #define CLAIM_TIME_PART 4
 
+/* A claim that takes longer, in all and for each event, passes over many: others begin further on, but for this part of
+ * the time. */
+#define SLOW_CLAIM_MS 5
+#define SLOW_EVENT_MS 0.05
+#define WHOLE_CLAIM_PART 20
+
+/* How far clocks of those who write "createdAt" may be behind ours. */
+#define CLOCK_SKEW_S 5
+
 typedef struct Publisher {
     const JobRun *run;
     PublisherType type;
@@ -65,6 +74,10 @@ typedef struct Publisher {
     TimestampTz claimed_at; /* when it last looked for events */
     bool exhausted;         /* the last claim found less than it might have */
     double recorded_at;     /* when outcomes were recorded last, by clock_ms() */
+    Timestamp position;     /* events up to there need not be looked at again for now; DT_NOBEGIN: they do */
+    double whole_claim_at;  /* when all was looked at last, by clock_ms(), */
+    double whole_claim_ms;  /* and how long that took */
+    bool slow;              /* it passed over many events */
     double next_claim_at;   /* not before, unless there is nothing else to do */
 } Publisher;
 
@@ -165,6 +178,50 @@ start_helpers(Publisher *publisher)
         publisher->parts = 1;
 }
 
+/* Whether events that were passed over may be due by now, or it is time to see about that. */
+static bool
+must_look_at_all(const Publisher *publisher)
+{
+    if (publisher->position == DT_NOBEGIN || publisher->hand->has_followers)
+        return true;
+    if (publisher->retry_at != 0 && publisher->retry_at <= publisher->claimed_at)
+        return true;
+    return clock_ms() - publisher->whole_claim_at > publisher->whole_claim_ms * WHOLE_CLAIM_PART;
+}
+
+/*
+ * Claims from the oldest pending event on. Where that is slow, since many wait there for a retry, or for another one of
+ * their aggregate, most claims begin where the last one ended, less what open transactions may still add before that.
+ */
+static int
+claim_from_position(Publisher *publisher, int limit, bool *more)
+{
+    bool slow = publisher->slow;
+    TimestampTz oldest_writer = slow ? outbox_oldest_writer() : DT_NOBEGIN; /* before the claim's snapshot */
+    bool all = !slow || must_look_at_all(publisher);
+    Timestamp from = all ? DT_NOBEGIN : publisher->position;
+    double started_at = clock_ms();
+    Timestamp seen;
+    int count;
+
+    if (all)
+        publisher->hand->has_followers = false;
+    count = outbox_claim(publisher->hand, limit, from, &seen, more);
+    if (all) {
+        publisher->whole_claim_at = clock_ms();
+        publisher->whole_claim_ms = clock_ms() - started_at;
+        publisher->slow =
+            publisher->whole_claim_ms > SLOW_CLAIM_MS && publisher->whole_claim_ms > SLOW_EVENT_MS * count;
+    }
+    publisher->position =
+        oldest_writer == DT_NOBEGIN ? DT_NOBEGIN : Min(seen, oldest_writer - CLOCK_SKEW_S * USECS_PER_SEC);
+    if (count == 0 && !all) {
+        publisher->position = DT_NOBEGIN; /* nothing left but perhaps there */
+        return claim_from_position(publisher, limit, more);
+    }
+    return count;
+}
+
 /* Takes more events into the hand. Returns how many. */
 static int
 claim(Publisher *publisher)
@@ -174,20 +231,23 @@ claim(Publisher *publisher)
     bool more;
     int limit;
     int count;
+    int held;
 
     record(publisher);
     limit = publisher->endpoint.state == ENDPOINT_PROBING ? Min(room(publisher), 1 - hand->count) : room(publisher);
     if (publisher->stopped || limit <= 0)
         return 0;
+    held = share_count();
     take_share(publisher);
+    if (share_count() > held)
+        publisher->position = DT_NOBEGIN; /* others' events are ours now */
     if (share_is_empty())
         return 0; /* others see to all of them */
     if (publisher->part == 0)
         (void)wake_take();
     started_at = clock_ms();
     publisher->claimed_at = GetCurrentTimestamp();
-    hand->has_followers = false;
-    count = outbox_claim(hand, limit, &more);
+    count = claim_from_position(publisher, limit, &more);
     MemoryContextSwitchTo(publisher->run->context);
     publisher->next_claim_at = clock_ms() + (clock_ms() - started_at) * CLAIM_TIME_PART;
     publisher->left -= count;
@@ -498,8 +558,11 @@ char *
 outbox_publish_run(JobRun *run)
 {
     /* a reload may change the type in the middle of the run */
-    Publisher publisher = {
-        .run = run, .type = setting_outbox_publisher_type, .left = events_asked_for(run), .parts = 1};
+    Publisher publisher = {.run = run,
+                           .type = setting_outbox_publisher_type,
+                           .left = events_asked_for(run),
+                           .parts = 1,
+                           .position = DT_NOBEGIN};
     int64 delivered;
     int64 failed;
     OutboxHand *hand = publisher.hand = hand_create(run->context);
@@ -537,7 +600,12 @@ outbox_publish_run(JobRun *run)
 void
 publisher_help(const JobRun *run, int part, int parts, int64 *delivered, int64 *failed)
 {
-    Publisher publisher = {.run = run, .type = PUBLISHER_WEBHOOK, .left = PG_INT64_MAX, .part = part, .parts = parts};
+    Publisher publisher = {.run = run,
+                           .type = PUBLISHER_WEBHOOK,
+                           .left = PG_INT64_MAX,
+                           .part = part,
+                           .parts = parts,
+                           .position = DT_NOBEGIN};
     OutboxHand *hand = publisher.hand = hand_create(run->context);
 
     outbox_ignore_own_commits(true);

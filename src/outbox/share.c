@@ -64,6 +64,12 @@ share_release(void)
     }
 }
 
+int
+share_count(void)
+{
+    return held_count;
+}
+
 bool
 share_is_empty(void)
 {

@@ -25,7 +25,8 @@ void share_take(int part, int parts);
 void share_keep(int part, int parts);
 void share_release(void);
 
-/* Whether any, or all slots are held. */
+/* How many slots are held; whether none, or all are. */
+int share_count(void);
 bool share_is_empty(void);
 bool share_is_whole(void);
 

@@ -259,6 +259,45 @@ subtest 'a part of the events by hand, a run that fails, a publisher that is can
     is(types_of([$recorder->wait_for(1)]), 'AfterCancel', 'after a cancellation');
 };
 
+subtest 'many events that wait for another one of their aggregate are not walked over for each claim' => sub {
+    my $stuck = 20_000;
+    my $fetched = q{SELECT idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'OutboxEvent'};
+    $node->wait_for($pending, 'all are sent');
+    apply($node, 'apapacho_jobs.outbox_batch_size' => 100);
+    $node->ask(qq{BEGIN;
+        INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload, "createdAt")
+            SELECT 'stuck ' || lpad(g::text, 8, '0'), 'Stuck', '1', 'Stuck', '{}', now() - interval '1 hour' + g * interval '1 ms'
+            FROM generate_series(1, $stuck) AS g;
+        INSERT INTO apapacho_jobs.outbox_retry VALUES ('stuck 00000001', 'Stuck', '1', 1, now() + interval '1 hour');
+        COMMIT});
+    $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker' AND state = 'active'}, 'it is seen');
+    $recorder->take;
+    my $before = $node->ask($fetched);
+    $node->ask(q{INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload)
+        SELECT 'other ' || g, 'Other', g::text, 'Other', '{}' FROM generate_series(1, 3000) AS g});
+    $recorder->wait_for(3000);
+    # nothing else may read the table meanwhile
+    $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker'}, 'the publisher has ended');
+    my $rows = $node->ask($fetched) - $before;
+    diag(sprintf('%d rows were fetched for 30 claims with %d events that wait', $rows, $stuck));
+    cmp_ok($rows, '<', 12 * $stuck, 'most claims begin further on');
+
+    # what is committed late keeps its place, and so does what was passed over
+    my $late = $node->background_psql('postgres');
+    $late->query_safe(q{BEGIN; SELECT apapacho_outbox_emit('Late', '1', 'First')});
+    $node->ask(q{SELECT count(apapacho_outbox_emit('Other', g::text, 'Other')) FROM generate_series(1, 500) AS g});
+    $recorder->wait_for(500);
+    $late->query_safe('COMMIT');
+    $late->quit;
+    emit($node, 'Late/1/Second');
+    is(types_of([$recorder->wait_for(2)]), 'First Second', 'an event that is committed late comes first');
+    $node->ask(q{DELETE FROM "OutboxEvent" WHERE "aggregateType" = 'Stuck' AND id > 'stuck 00000010'});
+    $node->ask('SELECT apapacho_outbox_retry_failed()');
+    is(scalar(() = $recorder->wait_for(10)), 10, 'what has waited goes out in the end');
+    $node->wait_for($pending, 'all are sent');
+    apply($node, 'apapacho_jobs.outbox_batch_size' => 1000);
+};
+
 subtest 'sent once more' => sub {
     $node->wait_for($pending, 'all are sent');
     $recorder->take;
