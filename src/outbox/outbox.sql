@@ -137,6 +137,17 @@ REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_resume(text) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.apapacho_outbox_resume(text) IS
     'sends events to the endpoint again that was paused, was stopped by 410 Gone, or failed again and again. Returns whether it was any of these';
 
+CREATE FUNCTION apapacho_jobs.lock_outbox_slots(part integer, parts integer) RETURNS integer
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_lock_slots';
+COMMENT ON FUNCTION apapacho_jobs.lock_outbox_slots(integer, integer) IS
+    'takes the slots of aggregates of part `part` of `parts` that no other publisher holds, for this session; returns how many it holds';
+CREATE FUNCTION apapacho_jobs.unlock_outbox_slots() RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_unlock_slots';
+COMMENT ON FUNCTION apapacho_jobs.unlock_outbox_slots() IS 'lets go of all slots that this session holds';
+REVOKE EXECUTE ON FUNCTION apapacho_jobs.lock_outbox_slots(integer, integer), apapacho_jobs.unlock_outbox_slots() FROM PUBLIC;
+
 -- Attempts to deliver events, by apapacho_jobs.outbox_log_attempts; the job cleanup deletes old ones. Not dumped.
 CREATE TABLE apapacho_jobs.outbox_attempt (
     at timestamptz NOT NULL,

@@ -5,11 +5,16 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 
 #include "outbox/share.h"
+#include "server/compat.h"
+
+PG_FUNCTION_INFO_V1(apapacho_lock_slots);
+PG_FUNCTION_INFO_V1(apapacho_unlock_slots);
 
 static bool held[OUTBOX_SLOTS];
 static int held_count = 0;
@@ -19,7 +24,7 @@ slot_tag(int slot)
 {
     LOCKTAG tag;
 
-    SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, OUTBOX_SLOT_CLASS, slot, 2); /* as pg_advisory_lock(int, int) does */
+    SET_LOCKTAG_ADVISORY(tag, MyDatabaseId, OUTBOX_SLOT_CLASS, slot, OUTBOX_SLOT_KIND);
     return tag;
 }
 
@@ -93,4 +98,27 @@ share_slots(void)
             slots[count++] = Int32GetDatum(slot);
     }
     return PointerGetDatum(construct_array(slots, count, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+}
+
+/* apapacho_jobs.lock_outbox_slots(part integer, parts integer): how many slots the session holds then. */
+Datum
+apapacho_lock_slots(PG_FUNCTION_ARGS)
+{
+    int part = PG_GETARG_INT32(0);
+    int parts = PG_GETARG_INT32(1);
+
+    if (parts < 1 || parts > OUTBOX_SLOTS || part < 0 || part >= parts)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("there is no part %d of %d of the outbox's slots", part, parts),
+                        errdetail("There are %d slots; parts are numbered from 0.", OUTBOX_SLOTS)));
+    share_take(part, parts);
+    PG_RETURN_INT32(share_count());
+}
+
+/* apapacho_jobs.unlock_outbox_slots() */
+Datum
+apapacho_unlock_slots(PG_FUNCTION_ARGS)
+{
+    share_release();
+    PG_RETURN_VOID();
 }

@@ -3,8 +3,9 @@
  * type and id, and a slot to the publisher that holds its advisory lock. So no event is with two publishers at a time,
  * whatever processes or machines they are on, and what a crashed one held is free at once.
  *
- * The locks are session locks of the two-key kind: (OUTBOX_SLOT_CLASS, 0 … OUTBOX_SLOTS - 1), seen in pg_locks as
- * classid and objid. A program outside of the server takes them by pg_try_advisory_lock(). An aggregate's slot in SQL:
+ * The locks are session locks, seen in pg_locks as advisory ones with classid OUTBOX_SLOT_CLASS, the slot as objid, and
+ * objsubid OUTBOX_SLOT_KIND, which pg_advisory_lock() cannot take: no other role can keep events from being published.
+ * A session that may execute it takes them by apapacho_jobs.lock_outbox_slots(). An aggregate's slot in SQL:
  * hashtextextended("aggregateType" || '/' || "aggregateId", 0) & 63.
  */
 #ifndef APAPACHO_OUTBOX_SHARE_H
@@ -14,6 +15,7 @@
 
 #define OUTBOX_SLOTS 64
 #define OUTBOX_SLOT_CLASS 1634758007
+#define OUTBOX_SLOT_KIND 3
 
 /*
  * Takes what is free of a part of the slots, number `part` of `parts` (from 0), within any state but a failed
