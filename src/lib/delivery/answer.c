@@ -281,9 +281,12 @@ describe_connection(Transfer *transfer)
     CURL *easy = transfer->easy;
     int64_t ready = time_info(easy, CURLINFO_PRETRANSFER_TIME_T);
     char *address = NULL;
+    long sent = 0;
     long port = 0;
 
-    result->reused_connection = transfer->opened == 0 && ready > 0;
+    /* later versions of libcurl tell a time of readiness for what never came to be connected too */
+    curl_easy_getinfo(easy, CURLINFO_REQUEST_SIZE, &sent);
+    result->reused_connection = transfer->opened == 0 && ready > 0 && sent > 0;
     if (!result->reused_connection) {
         int64_t resolved = time_info(easy, CURLINFO_NAMELOOKUP_TIME_T);
         int64_t connected = time_info(easy, CURLINFO_CONNECT_TIME_T);
