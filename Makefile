@@ -79,6 +79,7 @@ OUTBOX_OBJS = \
 	src/outbox/events.o \
 	src/outbox/hand.o \
 	src/outbox/helpers.o \
+	src/outbox/intake.o \
 	src/outbox/monitor.o \
 	src/outbox/printable.o \
 	src/outbox/publisher.o \

@@ -1,10 +1,45 @@
 /*
- * publisher.h: what a helper does.
+ * publisher.h: a publisher at work, for the parts that it is made of, and what a helper does.
  */
 #ifndef APAPACHO_OUTBOX_PUBLISHER_H
 #define APAPACHO_OUTBOX_PUBLISHER_H
 
+#include "postgres.h"
+
+#include "utils/timestamp.h"
+
+#include "outbox/endpoint.h"
+#include "outbox/hand.h"
 #include "server/job.h"
+#include "server/settings.h"
+
+typedef struct Publisher {
+    const JobRun *run;
+    PublisherType type;
+    OutboxHand *hand;
+    Endpoint endpoint;
+    double endpoint_at; /* when it was looked at last, by clock_ms() */
+    int64 left;         /* events that may still be claimed */
+    bool stopped;       /* nothing else is to be begun */
+    int part;           /* of the slots: number part of parts; the helpers have the others */
+    int parts;
+    bool wants_help;        /* there is a lot to do: helpers are to be started when nothing is in hand */
+    TimestampTz retry_at;   /* when the first event that waits is to be tried again; 0: none */
+    TimestampTz claimed_at; /* when it last looked for events */
+    bool exhausted;         /* the last claim found less than it might have */
+    double recorded_at;     /* when outcomes were recorded last, by clock_ms() */
+    Timestamp position;     /* events up to there need not be looked at again for now; DT_NOBEGIN: they do */
+    double whole_claim_at;  /* when all was looked at last, by clock_ms(), */
+    double whole_claim_ms;  /* and how long that took */
+    bool slow;              /* it passed over many events */
+    double next_claim_at;   /* not before, unless there is nothing else to do */
+} Publisher;
+
+/* Milliseconds of a clock that only goes forward. */
+double publisher_clock_ms(void);
+
+/* Writes down the outcomes that are noted; the current memory context is the run's then. */
+void publisher_record(Publisher *publisher);
 
 /*
  * Publishes what is due of a part of the slots until a claim finds nothing. Adds to the totals, also when it ends with

@@ -1,0 +1,236 @@
+/*
+ * intake.c: what a publisher takes on: when, how much, of which slots, and where its claims begin.
+ *
+ * Runs in a publisher. Every claim looks from the oldest pending event on: only so do events that were
+ * committed late, and those that had to wait for another, keep their place before the later ones of their aggregate
+ * that are not in hand yet. Where that would walk over many, most claims begin further on.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+
+#include "outbox/helpers.h"
+#include "outbox/intake.h"
+#include "outbox/share.h"
+#include "outbox/webhook.h"
+#include "server/settings.h"
+#include "server/wake.h"
+#include "server/xact.h"
+
+/* New events are looked for while others are on their way, but not for more than this part of the time. */
+#define CLAIM_TIME_PART 4
+
+/* A claim that takes longer, in all and for each event, passes over many: others begin further on, but for this part of
+ * the time. */
+#define SLOW_CLAIM_MS 5
+#define SLOW_EVENT_MS 0.05
+#define WHOLE_CLAIM_PART 20
+
+/* How far clocks of those who write "createdAt" may be behind ours. */
+#define CLOCK_SKEW_S 5
+
+/*
+ * What was delivered comes again: the table does not take the mark (a trigger of the user's suppresses the UPDATE).
+ * Going on would send the same events for ever.
+ */
+static void
+check_marked(Publisher *publisher)
+{
+    if (!publisher->hand->sent_again || publisher->stopped)
+        return;
+    publisher->stopped = true;
+    ereport(WARNING,
+            (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION), errmsg("published outbox events could not be marked as such"),
+             errhint("Check that no trigger on the table suppresses updates.")));
+}
+
+/* How many more events may be taken into the hand. */
+static int
+room(const Publisher *publisher)
+{
+    const OutboxHand *hand = publisher->hand;
+
+    if (hand->bytes >= OUTBOX_HAND_BYTES)
+        return 0;
+    return (int)Min(Min(setting_outbox_batch_size, OUTBOX_HAND_EVENTS - hand->count), publisher->left);
+}
+
+void
+intake_report_progress(const OutboxHand *hand)
+{
+    int64 delivered;
+    int64 failed;
+
+    helpers_totals(&delivered, &failed);
+    job_progress(delivered + failed + hand->delivered_count + hand->failed_count, -1, "events");
+}
+
+/* Takes the slots that are this publisher's: its part, and those of helpers that have ended. */
+static void
+take_share(Publisher *publisher)
+{
+    bool alone = true;
+
+    share_take(publisher->part, publisher->parts);
+    if (publisher->part > 0)
+        return;
+    for (int part = 1; part < publisher->parts; part++) {
+        if (helpers_has(part))
+            alone = false;
+        else
+            share_take(part, publisher->parts);
+    }
+    if (alone)
+        publisher->parts = 1;
+}
+
+/* A full batch was found: others are to help. */
+static bool
+needs_help(const Publisher *publisher)
+{
+    return setting_outbox_workers > 1 && publisher->part == 0 && publisher->parts == 1 &&
+           publisher->type == PUBLISHER_WEBHOOK && publisher->left > OUTBOX_HAND_EVENTS &&
+           publisher->endpoint.state == ENDPOINT_CLOSED && !publisher->stopped;
+}
+
+void
+intake_start_helpers(Publisher *publisher)
+{
+    int count = Min(setting_outbox_workers, OUTBOX_MOST_WORKERS) - 1;
+
+    publisher->wants_help = false;
+    if (count < 1 || publisher->stopped)
+        return;
+    publisher->parts = count + 1;
+    share_keep(0, publisher->parts); /* first: they look at once */
+    if (helpers_start(publisher->run, count) == 0)
+        publisher->parts = 1;
+}
+
+/* Whether events that were passed over may be due by now, or it is time to see about that. */
+static bool
+must_look_at_all(const Publisher *publisher)
+{
+    if (publisher->position == DT_NOBEGIN || publisher->hand->has_followers)
+        return true;
+    if (publisher->retry_at != 0 && publisher->retry_at <= publisher->claimed_at)
+        return true;
+    return publisher_clock_ms() - publisher->whole_claim_at > publisher->whole_claim_ms * WHOLE_CLAIM_PART;
+}
+
+/*
+ * Claims from the oldest pending event on. Where that is slow, since many wait there for a retry, or for another one of
+ * their aggregate, most claims begin where the last one ended, less what open transactions may still add before that.
+ */
+static int
+claim_from_position(Publisher *publisher, int limit, bool *more)
+{
+    bool slow = publisher->slow;
+    TimestampTz oldest_writer = slow ? outbox_oldest_writer() : DT_NOBEGIN; /* before the claim's snapshot */
+    bool all = !slow || must_look_at_all(publisher);
+    Timestamp from = all ? DT_NOBEGIN : publisher->position;
+    double started_at = publisher_clock_ms();
+    Timestamp seen;
+    int count;
+
+    if (all)
+        publisher->hand->has_followers = false;
+    count = outbox_claim(publisher->hand, limit, from, &seen, more);
+    if (all) {
+        publisher->whole_claim_at = publisher_clock_ms();
+        publisher->whole_claim_ms = publisher_clock_ms() - started_at;
+        publisher->slow =
+            publisher->whole_claim_ms > SLOW_CLAIM_MS && publisher->whole_claim_ms > SLOW_EVENT_MS * count;
+    }
+    publisher->position =
+        oldest_writer == DT_NOBEGIN ? DT_NOBEGIN : Min(seen, oldest_writer - CLOCK_SKEW_S * USECS_PER_SEC);
+    if (count == 0 && !all) {
+        publisher->position = DT_NOBEGIN; /* nothing left but perhaps there */
+        return claim_from_position(publisher, limit, more);
+    }
+    return count;
+}
+
+int
+intake_claim(Publisher *publisher)
+{
+    OutboxHand *hand = publisher->hand;
+    double started_at;
+    bool more;
+    int limit;
+    int count;
+    int held;
+
+    publisher_record(publisher);
+    limit = publisher->endpoint.state == ENDPOINT_PROBING ? Min(room(publisher), 1 - hand->count) : room(publisher);
+    if (publisher->stopped || limit <= 0)
+        return 0;
+    held = share_count();
+    take_share(publisher);
+    if (share_count() > held)
+        publisher->position = DT_NOBEGIN; /* others' events are ours now */
+    if (share_is_empty())
+        return 0; /* others see to all of them */
+    if (publisher->part == 0)
+        (void)wake_take();
+    started_at = publisher_clock_ms();
+    publisher->claimed_at = GetCurrentTimestamp();
+    count = claim_from_position(publisher, limit, &more);
+    MemoryContextSwitchTo(publisher->run->context);
+    publisher->next_claim_at = publisher_clock_ms() + (publisher_clock_ms() - started_at) * CLAIM_TIME_PART;
+    publisher->left -= count;
+    publisher->exhausted = !more;
+    check_marked(publisher);
+    publisher->wants_help = publisher->wants_help || (!publisher->exhausted && needs_help(publisher));
+    intake_report_progress(hand);
+    return count;
+}
+
+/* Whether there may be more to take on, while some events are still in hand. */
+static bool
+has_more(const Publisher *publisher)
+{
+    const OutboxHand *hand = publisher->hand;
+
+    if (publisher->stopped || publisher->wants_help || job_is_to_end_soon() ||
+        room(publisher) < Min(setting_outbox_batch_size, publisher->left) / 2 + 1)
+        return false;
+    if (!publisher->exhausted || hand->has_followers)
+        return true;
+    return publisher->run->trigger != JOB_TRIGGER_MANUAL &&
+           (wake_is_pending() || (publisher->retry_at != 0 && publisher->retry_at <= GetCurrentTimestamp()));
+}
+
+bool
+intake_wants_more(const Publisher *publisher)
+{
+    return publisher->hand->ready_count == 0 && webhook_has_room() &&
+           publisher_clock_ms() >= publisher->next_claim_at && has_more(publisher);
+}
+
+long
+intake_patience(const Publisher *publisher, long longest)
+{
+    double until_claim = publisher->next_claim_at - publisher_clock_ms();
+
+    if (!webhook_has_room() || until_claim > longest || !has_more(publisher))
+        return longest;
+    return Max((long)until_claim, 0) + 1;
+}
+
+TimestampTz
+intake_next_retry(const Publisher *publisher)
+{
+    Oid type = TIMESTAMPTZOID;
+    Datum since =
+        TimestampTzGetDatum(publisher->claimed_at); /* what was due then and is still there is not to be had */
+    TimestampTz next;
+
+    xact_begin("apapacho_jobs: looking when events are tried again");
+    (void)spi_run("SELECT pg_catalog.min(next_attempt_at) FROM apapacho_jobs.outbox_retry"
+                  " WHERE next_attempt_at OPERATOR(pg_catalog.>) $1",
+                  1, &type, &since, NULL, true, 1);
+    next = spi_time(0, 1);
+    xact_commit();
+    return next;
+}
