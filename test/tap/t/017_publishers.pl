@@ -4,6 +4,7 @@ use strict;
 use warnings;
 
 use Apapacho;
+use IPC::Run ();
 use Outbox;
 use PostgreSQL::Test::Utils;
 use Test::More;
@@ -137,6 +138,66 @@ subtest 'a shutdown with helpers at work' => sub {
     diag(sprintf('it took %.1f s', time() - $started));
     $node->start;
     check_arrivals(3 * 2 * $concurrency, 'shutdown');
+};
+
+my $kills = $ENV{PUBLISHERS_KILLS} // 4;
+my $events = $ENV{PUBLISHERS_EVENTS} // 4000;
+
+# Eight writers, each with aggregates of its own; some transactions are rolled back, some to a savepoint. Until they are ended.
+sub start_writers {
+    my ($script) = @_;
+    return IPC::Run::start(['pgbench', '-n', '-c', 8, '-j', 2, '-T', 3600, '-f', $script, '-h', $node->host, '-p', $node->port, 'postgres'],
+        '>', \my $output, '2>', \my $errors);
+}
+
+subtest "eight writers, publishers and the server killed $kills times" => sub {
+    my $script = $node->basedir . '/write.sql';
+    my @victims = ('the run', 'a helper', 'the postmaster');
+    wait_for_rest();
+    $node->ask("CREATE SEQUENCE numbers START $emitted");
+    append_to_file($script, <<'SQL');
+\set aggregate random(1, 100)
+\set fate random(1, 10)
+\sleep 4 ms
+BEGIN;
+SELECT apapacho_outbox_emit('Writer', (:client_id * 1000 + :aggregate)::text, lpad(nextval('numbers')::text, 8, '0'), '{}');
+\if :fate = 1
+ROLLBACK;
+\elif :fate <= 3
+SAVEPOINT s;
+SELECT apapacho_outbox_emit('Writer', (:client_id * 1000 + :aggregate)::text, 'Undone', '{}');
+ROLLBACK TO s;
+COMMIT;
+\else
+COMMIT;
+\endif
+SQL
+    my $first = $node->ask('SELECT count(*) FROM "OutboxEvent"');
+    my $writers = start_writers($script);
+    for my $kill (1 .. $kills) {
+        my $goal = $first + $events * $kill / $kills;
+        $node->wait_for(qq{SELECT count(*) >= $goal FROM "OutboxEvent"}, "$goal events");
+        my $victim = $victims[int(rand(@victims))];
+        my $type = $victim eq 'a helper' ? 'publisher' : 'worker';
+        my $pid = $node->ask("SELECT pid FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs $type' LIMIT 1");
+        my $killed_at = time();
+        if ($pid && $victim ne 'the postmaster') {
+            $node->kill_hard($pid);
+        } else {
+            $node->kill_postmaster;
+            $victim = 'the postmaster';
+        }
+        # they have lost their connections
+        $writers->kill_kill(grace => 1);
+        $writers = start_writers($script);
+        my $before = deliveries();
+        $node->wait_until(sub { deliveries() > $before }, 'it goes on');
+        diag(sprintf('kill -9 of %s: the next delivery came after %.1f s', $victim, time() - $killed_at));
+    }
+    $writers->kill_kill(grace => 1);
+    is($node->ask(q{SELECT count(*) FROM "OutboxEvent" WHERE "eventType" = 'Undone'}), '0', 'nothing that was rolled back is there');
+    check_arrivals($kills * 3 * (200 + 2 * $concurrency), 'killed');
+    diag($node->ask(q{SELECT count(*) || ' events' FROM "OutboxEvent" WHERE "aggregateType" = 'Writer'}));
 };
 
 $node->stop;
