@@ -23,6 +23,7 @@
 #include "outbox/publisher.h"
 #include "outbox/share.h"
 #include "outbox/webhook.h"
+#include "server/delivery_settings.h"
 #include "server/session.h"
 #include "server/settings.h"
 #include "server/wake.h"
@@ -329,7 +330,7 @@ outbox_publish_run(JobRun *run)
         if (publisher.type == PUBLISHER_CONSOLE)
             publish_and_wait(&publisher);
         else if (is_open_for_events(&publisher)) {
-            webhook_open();
+            webhook_open(setting_outbox_rate_limit > 0 ? setting_outbox_workers : 1);
             publish_and_wait(&publisher);
         }
         plan_next_run(&publisher);
@@ -368,7 +369,7 @@ publisher_help(const JobRun *run, int part, int parts, int64 *delivered, int64 *
     PG_TRY();
     {
         if (is_open_for_events(&publisher)) {
-            webhook_open();
+            webhook_open(parts);
             publish_due(&publisher);
         }
     }

@@ -12,6 +12,7 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "portability/instr_time.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
@@ -31,6 +32,7 @@
 #define CONNECT_TIMEOUT_MS 10000
 #define MAX_RESPONSE_BYTES 65536
 #define MAX_HEADER_VALUE 4096
+#define RATE_BURST_PART 20 /* of what a second allows may be sent at once */
 #define RESPONSE_EXCERPT_BYTES 1024
 #define MAX_HOST_SIZE 300
 
@@ -50,6 +52,9 @@ typedef struct Webhook {
     int key_count;
     OutboxCounters *counters; /* of the database */
     uint32 in_flight;         /* as it is counted there */
+    double rate;              /* requests a second; 0: no limit */
+    double allowance;         /* requests that may be sent by it, as of rate_ms */
+    double rate_ms;
     DeliveryEngine *engine;
     WaitEventSet *wait_set;
 } Webhook;
@@ -131,6 +136,12 @@ address_policy(void)
     return policy;
 }
 
+static const char *
+text_or_none(const char *text)
+{
+    return text[0] == '\0' ? NULL : text;
+}
+
 static void
 open_engine(void)
 {
@@ -145,6 +156,9 @@ open_engine(void)
         .excerpt_bytes = RESPONSE_EXCERPT_BYTES,
         .fail_on_client_error = setting_outbox_fail_on_client_error,
         .addresses = &policy,
+        .ca_file = text_or_none(setting_outbox_ca_file),
+        .client_cert = text_or_none(setting_outbox_client_cert),
+        .client_key = text_or_none(setting_outbox_client_key),
     };
     char error[256];
 
@@ -159,7 +173,7 @@ open_engine(void)
 }
 
 void
-webhook_open(void)
+webhook_open(int parts)
 {
     static bool registered = false;
     MemoryContext before;
@@ -179,6 +193,8 @@ webhook_open(void)
     webhook.url = MemoryContextStrdup(webhook.context, setting_outbox_webhook_url);
     webhook.source = MemoryContextStrdup(webhook.context, setting_outbox_cloudevents_source);
     webhook.counters = counters_of_database();
+    webhook.rate = (double)setting_outbox_rate_limit / parts;
+    webhook.allowance = webhook.rate_ms = 0;
     webhook.concurrency = setting_outbox_concurrency;
     before = MemoryContextSwitchTo(webhook.context);
     open_keys();
@@ -303,10 +319,26 @@ webhook_in_flight(void)
     return delivery_engine_in_flight(webhook.engine);
 }
 
+/* Milliseconds until the rate allows another request; 0: it does. */
+static long
+until_rate_allows(void)
+{
+    instr_time now;
+    double passed;
+
+    if (webhook.rate == 0)
+        return 0;
+    INSTR_TIME_SET_CURRENT(now);
+    passed = INSTR_TIME_GET_MILLISEC(now) - webhook.rate_ms;
+    webhook.rate_ms += passed;
+    webhook.allowance = Min(webhook.allowance + passed * webhook.rate / 1000, Max(webhook.rate / RATE_BURST_PART, 1));
+    return webhook.allowance >= 1 ? 0 : (long)((1 - webhook.allowance) * 1000 / webhook.rate) + 1;
+}
+
 bool
 webhook_has_room(void)
 {
-    return delivery_engine_in_flight(webhook.engine) < webhook.concurrency;
+    return delivery_engine_in_flight(webhook.engine) < webhook.concurrency && until_rate_allows() == 0;
 }
 
 void
@@ -314,8 +346,10 @@ webhook_send_ready(OutboxHand *hand)
 {
     OutboxEvent *event;
 
-    while (webhook_has_room() && (event = hand_take_ready(hand)) != NULL)
+    while (webhook_has_room() && (event = hand_take_ready(hand)) != NULL) {
         send_event(hand, event);
+        webhook.allowance -= 1;
+    }
 }
 
 /* Whether a receiver is there and copes, whatever it thinks of the event. */
@@ -358,7 +392,11 @@ void
 webhook_wait(long timeout_ms)
 {
     long timeout = delivery_engine_timeout_ms(webhook.engine);
+    long until_rate = until_rate_allows();
     WaitEvent event;
+
+    if (until_rate > 0)
+        timeout_ms = Min(timeout_ms, until_rate);
 
     if (timeout < 0 || timeout > timeout_ms)
         timeout = timeout_ms;

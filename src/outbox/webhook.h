@@ -8,9 +8,10 @@
 
 /*
  * Makes the delivery engine ready with the settings of this moment: URL, secret, concurrency, timeout. Outside of any
- * transaction. ERROR when there is no URL or the secret cannot be used. To be followed by webhook_close() in any case.
+ * transaction. `parts`: so many publishers divide the rate that is allowed. ERROR when there is no URL or the secret
+ * cannot be used. To be followed by webhook_close() in any case.
  */
-void webhook_open(void);
+void webhook_open(int parts);
 
 /* Puts ready events on their way while there is room for them. */
 void webhook_send_ready(OutboxHand *hand);

@@ -16,6 +16,10 @@ int setting_outbox_order;
 int setting_outbox_attempts_days;
 int setting_outbox_retry_after_max;
 bool setting_outbox_fail_on_client_error;
+char *setting_outbox_ca_file;
+char *setting_outbox_client_cert;
+char *setting_outbox_client_key;
+int setting_outbox_rate_limit;
 char *setting_outbox_cloudevents_source;
 const DeliveryRetrySchedule *setting_retry_schedule;
 const AddressList *setting_allowed_addresses;
@@ -154,6 +158,19 @@ delivery_settings_define(void)
                              NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.outbox_attempts_days", "Days for which these are kept; 0: for ever.", NULL,
                             &setting_outbox_attempts_days, 30, 0, 36500, PGC_SUSET, 0, NULL, NULL, NULL);
+    DefineCustomStringVariable("apapacho_jobs.outbox_webhook_ca_file",
+                               "PEM file of the authorities that a receiver's certificate is checked by.",
+                               "Empty: the system's.", &setting_outbox_ca_file, "", PGC_SUSET, GUC_SUPERUSER_ONLY, NULL,
+                               NULL, NULL);
+    DefineCustomStringVariable("apapacho_jobs.outbox_webhook_client_cert",
+                               "PEM file of the certificate that webhooks are sent with.", NULL,
+                               &setting_outbox_client_cert, "", PGC_SUSET, GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+    DefineCustomStringVariable("apapacho_jobs.outbox_webhook_client_key", "PEM file of that certificate's key.",
+                               "Empty: the certificate's file has it.", &setting_outbox_client_key, "", PGC_SUSET,
+                               GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+    DefineCustomIntVariable("apapacho_jobs.outbox_rate_limit", "The most webhook requests a second; 0: no limit.",
+                            "Several publishers (apapacho_jobs.outbox_workers) divide it.", &setting_outbox_rate_limit,
+                            0, 0, 1000000, PGC_SUSET, 0, NULL, NULL, NULL);
     DefineCustomStringVariable("apapacho_jobs.outbox_cloudevents_source",
                                "Source (a URI) of CloudEvents: events are sent as such, in binary mode.",
                                "Empty: they are sent in a JSON envelope.", &setting_outbox_cloudevents_source, "",

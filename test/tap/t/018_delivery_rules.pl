@@ -181,6 +181,19 @@ subtest 'without an order' => sub {
     $node->wait_for($pending, 'all are sent');
 };
 
+subtest 'a limit to the rate' => sub {
+    $node->wait_for($pending, 'all are sent');
+    $recorder->take;
+    apply($node, 'apapacho_jobs.outbox_rate_limit' => 20);
+    emit($node, map { "Rate/$_/Rate" } 1 .. 15);
+    my @requests = $recorder->wait_for(15);
+    my $took = $requests[-1]{time} - $requests[0]{time};
+    diag(sprintf('15 events at 20 a second took %.2f s', $took));
+    cmp_ok($took, '>=', 13 / 20, 'it is kept');
+    cmp_ok($took, '<', 5, 'and used');
+    apply($node, 'apapacho_jobs.outbox_rate_limit' => 0);
+};
+
 # An event whose answer does not come; the code is run meanwhile.
 sub while_one_hangs {
     my ($code) = @_;
