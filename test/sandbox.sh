@@ -15,6 +15,7 @@
 #   APAPACHO_BUILD   directory of the tests' own programs (test/programs.mk)
 #   APAPACHO_PGXS    PostgreSQL's directory with pg_regress and the modules PostgreSQL::Test below
 #   TMPDIR           a directory of short name for sockets and data
+#   npm_config_*     npm's registry, where there is npm: another user in another home would not know of it
 # and of the caller's environment only what is listed in `passed_on` below.
 set -euo pipefail
 top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -94,6 +95,15 @@ make_work_directory() {
     [[ -z $user ]] || chown -R "$user:" "$work"
 }
 
+# The registry that npm is set up with for the caller, as variables of npm's.
+npm_settings() {
+    local name value
+    command -v npm >/dev/null || return 0
+    (cd / && npm config get registry cafile 2>/dev/null </dev/null) | while IFS='=' read -r name value; do
+        [[ $name != @(registry|cafile) || $value == @(|null|undefined) ]] || printf 'npm_config_%s=%s\n' "$name" "$value"
+    done
+}
+
 # The environment and the user that COMMAND runs with; as_user COMMAND... replaces the shell.
 as_user() {
     local drop=() variables=() name
@@ -103,6 +113,7 @@ as_user() {
     for name in "${passed_on[@]}"; do
         [[ -z ${!name+set} ]] || variables+=("$name=${!name}")
     done
+    variables+=("${npm_variables[@]}")
     cd "$work/source"
     exec "${drop[@]}" env -i --default-signal=INT,QUIT "${variables[@]}" LANG=C.UTF-8 HOME="$work/home" TMPDIR="$work/tmp" \
         PATH="$work/server$bindir:/usr/local/bin:/usr/bin:/bin" PG_CONFIG="$pg_config" \
@@ -126,6 +137,8 @@ user=
 if [[ $(id -u) == 0 ]]; then
     user=${APAPACHO_USER:-$(id -un postgres 2>/dev/null || printf nobody)}
 fi
+
+mapfile -t npm_variables < <(npm_settings)
 
 trap finish EXIT
 trap interrupt INT TERM HUP

@@ -64,6 +64,12 @@ static const char order_sql[] =
     "  AND (x.\"createdAt\" < e.\"createdAt\""
     "   OR x.\"createdAt\" = e.\"createdAt\" AND (own.event_id IS NULL OR x.id < e.id)))";
 
+/* The same for a claim that does not look at all events: whatever is in the way of an aggregate's next one, it waits.
+ */
+static const char strict_order_sql[] =
+    "AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r"
+    "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\" AND r.event_id <> e.id)";
+
 /* Those of this publisher's share, where that is not the whole. */
 static const char share_sql[] =
     "AND (pg_catalog.hashtextextended(e.\"aggregateType\" || '/' || e.\"aggregateId\", 0) & $5) = ANY ($4)";
@@ -346,9 +352,10 @@ outbox_claim(OutboxHand *hand, int limit, Timestamp from, Timestamp *seen, bool 
     Assert(hand->finished_count == 0);
     xact_begin("apapacho_jobs: claiming outbox events");
     run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
-    sql = psprintf(
-        claim_sql, user_table_name(TABLE_OUTBOX_EVENT), whole ? "" : share_sql,
-        setting_outbox_order == OUTBOX_ORDER_NONE ? "" : psprintf(order_sql, user_table_name(TABLE_OUTBOX_EVENT)));
+    sql = psprintf(claim_sql, user_table_name(TABLE_OUTBOX_EVENT), whole ? "" : share_sql,
+                   setting_outbox_order == OUTBOX_ORDER_NONE ? ""
+                   : from != DT_NOBEGIN                      ? strict_order_sql
+                                        : psprintf(order_sql, user_table_name(TABLE_OUTBOX_EVENT)));
     if (!whole)
         values[3] = share_slots();
     level = outbox_plan_by_index();
@@ -380,11 +387,13 @@ outbox_oldest_writer(void)
     TimestampTz oldest;
 
     xact_begin("apapacho_jobs: looking for the oldest transaction");
-    (void)spi_run("SELECT LEAST((SELECT pg_catalog.min(a.xact_start) FROM pg_catalog.pg_stat_activity AS a"
+    (void)spi_run("SELECT LEAST((SELECT CASE WHEN pg_catalog.bool_or(a.state OPERATOR(pg_catalog.=) 'disabled')"
+                  "   THEN '-infinity' ELSE pg_catalog.min(a.xact_start) END FROM pg_catalog.pg_stat_activity AS a"
                   "  WHERE a.datid OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database AS d"
                   "   WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
                   "  AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()), pg_catalog.clock_timestamp(),"
-                  " (SELECT '-infinity'::timestamptz FROM pg_catalog.pg_prepared_xacts LIMIT 1))",
+                  " (SELECT '-infinity'::timestamptz FROM pg_catalog.pg_prepared_xacts"
+                  "  WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database() LIMIT 1))",
                   0, NULL, NULL, NULL, true, 1);
     oldest = spi_time(0, 1);
     xact_commit();

@@ -21,21 +21,28 @@
 static const char load_sql[] =
     "SELECT paused_at, stopped_at, probe_at FROM apapacho_jobs.outbox_endpoint WHERE name = 'default'";
 
+/* One that somebody else is just changing stays as that leaves it: nothing is waited for with events on their way. */
 static const char open_sql[] =
-    "UPDATE apapacho_jobs.outbox_endpoint SET open_since = COALESCE(open_since, pg_catalog.clock_timestamp()), "
-    "failed_probes ="
-    " CASE WHEN open_since IS NULL THEN 0 ELSE failed_probes + 1 END, probe_at = pg_catalog.clock_timestamp()"
-    " + LEAST($1 * 2 ^ LEAST(CASE WHEN open_since IS NULL THEN 0 ELSE failed_probes + 1 END, $2), $3) * $4"
-    " * pg_catalog.make_interval(secs => 0.001), last_error = $5"
-    " WHERE name = 'default' RETURNING probe_at";
+    "UPDATE apapacho_jobs.outbox_endpoint AS e SET open_since = COALESCE(e.open_since, pg_catalog.clock_timestamp()),"
+    " failed_probes = n.failed_probes, last_error = $5,"
+    " probe_at = CASE WHEN e.open_since IS NOT NULL AND NOT $6 THEN e.probe_at ELSE pg_catalog.clock_timestamp()"
+    "  + LEAST($1 * 2 ^ LEAST(n.failed_probes, $2), $3) * $4 * pg_catalog.make_interval(secs => 0.001) END"
+    " FROM (SELECT o.name, CASE WHEN o.open_since IS NULL THEN 0 WHEN $6 THEN o.failed_probes + 1 ELSE o.failed_probes "
+    "END"
+    "  AS failed_probes, o.open_since IS NULL AS opens FROM apapacho_jobs.outbox_endpoint AS o WHERE o.name = 'default'"
+    "  FOR UPDATE SKIP LOCKED) AS n WHERE e.name = n.name RETURNING e.probe_at, n.opens";
 
 static const char close_sql[] =
-    "UPDATE apapacho_jobs.outbox_endpoint SET open_since = NULL, probe_at = NULL, failed_probes = 0,"
-    " last_error = NULL WHERE name = 'default' AND open_since IS NOT NULL";
+    "UPDATE apapacho_jobs.outbox_endpoint AS e SET open_since = NULL, probe_at = NULL, failed_probes = 0, last_error = "
+    "NULL"
+    " FROM (SELECT o.name FROM apapacho_jobs.outbox_endpoint AS o WHERE o.name = 'default' AND o.open_since IS NOT NULL"
+    "  FOR UPDATE SKIP LOCKED) AS n WHERE e.name = n.name";
 
 static const char stop_sql[] =
-    "UPDATE apapacho_jobs.outbox_endpoint SET stopped_at = pg_catalog.clock_timestamp(),"
-    " open_since = NULL, probe_at = NULL, failed_probes = 0, last_error = $1 WHERE name = 'default'";
+    "UPDATE apapacho_jobs.outbox_endpoint AS e SET stopped_at = pg_catalog.clock_timestamp(), open_since = NULL,"
+    " probe_at = NULL, failed_probes = 0, last_error = $1"
+    " FROM (SELECT o.name FROM apapacho_jobs.outbox_endpoint AS o WHERE o.name = 'default' FOR UPDATE SKIP LOCKED) AS n"
+    " WHERE e.name = n.name";
 
 void
 endpoint_load(Endpoint *endpoint, bool probe_now)
@@ -62,10 +69,10 @@ endpoint_load(Endpoint *endpoint, bool probe_now)
 void
 endpoint_opened(Endpoint *endpoint, const char *error)
 {
-    Oid types[] = {INT4OID, INT4OID, INT4OID, FLOAT8OID, TEXTOID};
-    Datum values[5];
+    Oid types[] = {INT4OID, INT4OID, INT4OID, FLOAT8OID, TEXTOID, BOOLOID};
+    Datum values[6];
     MemoryContext caller = CurrentMemoryContext;
-    bool was_open = endpoint->state == ENDPOINT_PROBING;
+    bool opens = false;
 
     xact_begin("apapacho_jobs: opening the circuit breaker of an endpoint");
     values[0] = Int32GetDatum(FIRST_PROBE_MS);
@@ -73,12 +80,18 @@ endpoint_opened(Endpoint *endpoint, const char *error)
     values[2] = Int32GetDatum(LONGEST_PROBE_MS);
     values[3] = Float8GetDatum(1 + pg_prng_double(&pg_global_prng_state) / 10);
     values[4] = CStringGetTextDatum(error);
-    if (spi_run(open_sql, lengthof(types), types, values, NULL, false, 0) == 1)
+    values[5] = BoolGetDatum(endpoint->state == ENDPOINT_PROBING);
+    endpoint->probe_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_PROBE_MS);
+    if (spi_run(open_sql, lengthof(types), types, values, NULL, false, 0) == 1) {
+        bool is_null;
+
         endpoint->probe_at = spi_time(0, 1);
+        opens = DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &is_null));
+    }
     xact_commit();
     MemoryContextSwitchTo(caller);
     endpoint->state = ENDPOINT_OPEN;
-    if (!was_open)
+    if (opens)
         ereport(WARNING, (errcode(ERRCODE_CONNECTION_FAILURE),
                           errmsg("the webhook receiver failed %d times in a row, no more events are sent for now: %s",
                                  ENDPOINT_FAILURES, error),

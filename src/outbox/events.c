@@ -72,7 +72,10 @@ static const char events_sql[] =
 static const char retry_failed_sql[] = "UPDATE %s AS e SET \"retryCount\" = 0, \"lastError\" = NULL"
                                        " WHERE e.\"publishedAt\" IS NULL AND e.\"retryCount\" >= $1";
 
-static const char forget_retries_sql[] = "DELETE FROM apapacho_jobs.outbox_retry";
+/* They stay, and their aggregates' order with them. */
+static const char hasten_retries_sql[] =
+    "UPDATE apapacho_jobs.outbox_retry SET next_attempt_at = pg_catalog.clock_timestamp()"
+    " WHERE next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()";
 
 static void
 connect_spi(void)
@@ -256,7 +259,7 @@ apapacho_outbox_retry_failed(PG_FUNCTION_ARGS)
     count = spi_run(psprintf(retry_failed_sql, user_table_name(TABLE_OUTBOX_EVENT)), 1, &type, &most, NULL, false, 0);
     run_as_end(&saved);
     run_as(&saved, extension_owner());
-    (void)spi_run(forget_retries_sql, 0, NULL, NULL, NULL, false, 0);
+    (void)spi_run(hasten_retries_sql, 0, NULL, NULL, NULL, false, 0);
     run_as_end(&saved);
     SPI_finish();
     outbox_wake_at_commit();

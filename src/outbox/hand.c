@@ -145,9 +145,8 @@ hand_take_ready(OutboxHand *hand)
     return dlist_container(OutboxEvent, ready, dlist_pop_head_node(&hand->ready));
 }
 
-/* Puts back an event that is not on its way, and those of its aggregate that follow it. */
-static void
-put_back(OutboxHand *hand, OutboxEvent *event)
+void
+hand_put_back(OutboxHand *hand, OutboxEvent *event)
 {
     while (event != NULL) {
         OutboxEvent *successor = event->successor;
@@ -163,7 +162,7 @@ hand_put_back_ready(OutboxHand *hand)
     OutboxEvent *event;
 
     while ((event = hand_take_ready(hand)) != NULL)
-        put_back(hand, event);
+        hand_put_back(hand, event);
 }
 
 void
@@ -173,7 +172,8 @@ hand_drop_finished(OutboxHand *hand, bool all_marked)
         OutboxEvent *event = hand->finished[i];
         uint64 hash = hash_text(event->id);
 
-        if (!all_marked && event->state == OUTBOX_DELIVERED && hash_get_num_entries(hand->unmarked) < MOST_UNMARKED)
+        if (!all_marked && !event->has_retry_row && (event->state == OUTBOX_DELIVERED || event->is_final) &&
+            hash_get_num_entries(hand->unmarked) < MOST_UNMARKED)
             (void)hash_search(hand->unmarked, &hash, HASH_ENTER, NULL);
         hand->has_followers = hand->has_followers || event->is_final || event->has_retry_row;
         drop(hand, event);
@@ -196,6 +196,7 @@ void
 hand_note_receiver(OutboxHand *hand, bool there, bool gone)
 {
     hand->receiver_failures = there ? 0 : hand->receiver_failures + 1;
+    hand->receiver_answers += there;
     hand->receiver_gone = hand->receiver_gone || gone;
 }
 
@@ -240,6 +241,6 @@ outbox_failed(OutboxHand *hand, OutboxEvent *event, const char *error, bool is_f
     hand->finished[hand->finished_count++] = event;
     hand->failed_count++;
     note_error(hand, event);
-    put_back(hand, event->successor);
+    hand_put_back(hand, event->successor);
     event->successor = NULL;
 }

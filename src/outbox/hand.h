@@ -79,9 +79,10 @@ typedef struct OutboxHand {
     bool sent_again;    /* what was delivered has been claimed again */
     bool has_followers; /* events may be due that were not when the others were claimed: their predecessor is done with
                          */
-    int receiver_failures; /* in a row, since the receiver last answered as one that is there */
-    bool receiver_gone;    /* it says so */
-    char last_error[256];  /* of the latest failure; "" */
+    int receiver_failures;  /* in a row, since the receiver last answered as one that is there */
+    int64 receiver_answers; /* that show that it is there */
+    bool receiver_gone;     /* it says so */
+    char last_error[256];   /* of the latest failure; "" */
     char *errors[OUTBOX_REPORTED_ERRORS];
     int error_count;
 } OutboxHand;
@@ -99,6 +100,9 @@ void outbox_event_free(OutboxEvent *event);
 
 /* The event that has been ready longest, which is not ready any more then; NULL: none. */
 OutboxEvent *hand_take_ready(OutboxHand *hand);
+
+/* Puts back an event that was on its way, and what would follow it: the table keeps it as it was. */
+void hand_put_back(OutboxHand *hand, OutboxEvent *event);
 
 /* Puts back all that is ready and what would follow it: nothing else is to be sent. */
 void hand_put_back_ready(OutboxHand *hand);

@@ -40,6 +40,7 @@ StaticAssertDecl(sizeof(HelperSpec) <= BGW_EXTRALEN, "a helper's instructions mu
 
 PGDLLEXPORT void apapacho_publisher_main(Datum argument);
 
+static HelperSpec helper;                                    /* in a helper: its own */
 static BackgroundWorkerHandle *helpers[OUTBOX_MOST_WORKERS]; /* by their part; NULL: none */
 
 static void
@@ -81,6 +82,9 @@ helpers_start(const JobRun *run, int count)
     Assert(!helpers_any());
     if (shared_my_run == NULL)
         return 0;
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    shared_my_run->helpers_to_end = false;
+    LWLockRelease(shared->lock);
     if (!registered)
         before_shmem_exit(stop_at_exit, (Datum)0);
     registered = true;
@@ -120,11 +124,33 @@ helpers_any(void)
 }
 
 void
+helpers_ask_to_end(void)
+{
+    if (shared_my_run == NULL)
+        return;
+    LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+    shared_my_run->helpers_to_end = true;
+    LWLockRelease(shared->lock);
+}
+
+bool
+helpers_asked_to_end(void)
+{
+    const RunSlot *run = &shared->runs[helper.slot];
+    bool asked;
+
+    LWLockAcquire(shared->lock, LW_SHARED);
+    asked = run->sequence != helper.sequence || run->state != RUN_RUNNING || run->helpers_to_end;
+    LWLockRelease(shared->lock);
+    return asked;
+}
+
+void
 helpers_stop(void)
 {
     HOLD_CANCEL_INTERRUPTS(); /* it is an end already */
-    stop_at_exit(0, (Datum)0);
     while (helpers_any()) {
+        stop_at_exit(0, (Datum)0); /* each time: one that swallows a cancellation is ended at last */
         (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, STOP_TICK_MS, PG_WAIT_EXTENSION);
         ResetLatch(MyLatch);
         if (ProcDiePending)
@@ -181,22 +207,21 @@ void
 apapacho_publisher_main(Datum argument)
 {
     MemoryContext context;
-    HelperSpec spec;
     JobRun run;
     int64 delivered = 0;
     int64 failed = 0;
 
-    memcpy(&spec, MyBgworkerEntry->bgw_extra, sizeof(spec));
+    memcpy(&helper, MyBgworkerEntry->bgw_extra, sizeof(helper));
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
     pqsignal(SIGTERM, handle_terminate);
     BackgroundWorkerUnblockSignals();
-    session_start(spec.database, InvalidOid, "0");
+    session_start(helper.database, InvalidOid, "0");
     context = AllocSetContextCreate(TopMemoryContext, "apapacho_jobs publisher", ALLOCSET_DEFAULT_SIZES);
-    run = (JobRun){.id = spec.run, .trigger = spec.trigger, .arguments = "", .context = context};
+    run = (JobRun){.id = helper.run, .trigger = helper.trigger, .arguments = "", .context = context};
     MemoryContextSwitchTo(context);
     PG_TRY();
     {
-        publisher_help(&run, spec.part, spec.parts, &delivered, &failed);
+        publisher_help(&run, helper.part, helper.parts, &delivered, &failed);
     }
     PG_CATCH();
     {
@@ -207,6 +232,6 @@ apapacho_publisher_main(Datum argument)
         xact_abort();
     }
     PG_END_TRY();
-    add_to_run(&spec, delivered, failed);
+    add_to_run(&helper, delivered, failed);
     proc_exit(0); /* lets go of the slots */
 }

@@ -20,7 +20,13 @@ int helpers_start(const JobRun *run, int count);
 bool helpers_has(int part);
 bool helpers_any(void);
 
-/* Tells them to end, and waits until they have. Harmless when there are none. */
+/* Asks them to send what they have in hand and to end. */
+void helpers_ask_to_end(void);
+
+/* In a helper: whether it has been asked to end. */
+bool helpers_asked_to_end(void);
+
+/* Cuts them off, and waits until they have ended. Harmless when there are none. */
 void helpers_stop(void);
 
 /* What the helpers of this process's run have done so far. */

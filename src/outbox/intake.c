@@ -20,6 +20,10 @@
 /* New events are looked for while others are on their way, but not for more than this part of the time. */
 #define CLAIM_TIME_PART 4
 
+/* Helpers are for so many events in a row; when none could be started, it is tried again after so long. */
+#define WORTH_HELP 1000
+#define NO_HELP_MS 10000
+
 /* A claim that takes longer, in all and for each event, passes over many: others begin further on, but for this part of
  * the time. */
 #define SLOW_CLAIM_MS 5
@@ -89,8 +93,10 @@ static bool
 needs_help(const Publisher *publisher)
 {
     return setting_outbox_workers > 1 && publisher->part == 0 && publisher->parts == 1 &&
-           publisher->type == PUBLISHER_WEBHOOK && publisher->left > OUTBOX_HAND_EVENTS &&
-           publisher->endpoint.state == ENDPOINT_CLOSED && !publisher->stopped;
+           publisher->type == PUBLISHER_WEBHOOK && publisher->left > PG_INT64_MAX / 2 &&
+           publisher->hand->claimed_count - publisher->helped_at >= WORTH_HELP &&
+           publisher_clock_ms() >= publisher->next_help_at && publisher->endpoint.state == ENDPOINT_CLOSED &&
+           !publisher->stopped;
 }
 
 void
@@ -101,21 +107,28 @@ intake_start_helpers(Publisher *publisher)
     publisher->wants_help = false;
     if (count < 1 || publisher->stopped)
         return;
+    publisher_record(publisher); /* before another one may claim these */
+    Assert(publisher->hand->count == 0);
     publisher->parts = count + 1;
     share_keep(0, publisher->parts); /* first: they look at once */
-    if (helpers_start(publisher->run, count) == 0)
+    publisher->helped_at = publisher->hand->claimed_count;
+    if (helpers_start(publisher->run, count) == 0) {
         publisher->parts = 1;
+        publisher->next_help_at = publisher_clock_ms() + NO_HELP_MS;
+    }
 }
 
 /* Whether events that were passed over may be due by now, or it is time to see about that. */
 static bool
 must_look_at_all(const Publisher *publisher)
 {
+    int part = WHOLE_CLAIM_PART;
+
     if (publisher->position == DT_NOBEGIN || publisher->hand->has_followers)
         return true;
     if (publisher->retry_at != 0 && publisher->retry_at <= publisher->claimed_at)
-        return true;
-    return publisher_clock_ms() - publisher->whole_claim_at > publisher->whole_claim_ms * WHOLE_CLAIM_PART;
+        part = CLAIM_TIME_PART;
+    return publisher_clock_ms() - publisher->whole_claim_at > publisher->whole_claim_ms * part;
 }
 
 /*
@@ -180,6 +193,8 @@ intake_claim(Publisher *publisher)
     publisher->next_claim_at = publisher_clock_ms() + (publisher_clock_ms() - started_at) * CLAIM_TIME_PART;
     publisher->left -= count;
     publisher->exhausted = !more;
+    if (publisher->exhausted)
+        publisher->helped_at = hand->claimed_count;
     check_marked(publisher);
     publisher->wants_help = publisher->wants_help || (!publisher->exhausted && needs_help(publisher));
     intake_report_progress(hand);
@@ -192,6 +207,8 @@ has_more(const Publisher *publisher)
 {
     const OutboxHand *hand = publisher->hand;
 
+    if (publisher->endpoint.state == ENDPOINT_PROBING && hand->count > 0)
+        return false;
     if (publisher->stopped || publisher->wants_help || job_is_to_end_soon() ||
         room(publisher) < Min(setting_outbox_batch_size, publisher->left) / 2 + 1)
         return false;

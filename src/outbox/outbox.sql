@@ -201,7 +201,7 @@ CREATE FUNCTION @extschema@.apapacho_outbox_redeliver_since(
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT CASE WHEN since IS NULL THEN 0 ELSE apapacho_jobs.redeliver(NULL, since,
-            replace(replace(replace(replace(event_type, '\', '\\'), '%', '\%'), '_', '\_'), '*', '%'), most, rate) END
+            replace(replace(replace(replace(event_type, E'\\', E'\\\\'), '%', E'\\%'), '_', E'\\_'), '*', '%'), most, rate) END
     $$;
 REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_outbox_redeliver_since(timestamptz, text, integer, double precision) FROM PUBLIC;
 COMMENT ON FUNCTION @extschema@.apapacho_outbox_redeliver_since(timestamptz, text, integer, double precision) IS

@@ -44,6 +44,7 @@
 
 /* So often a publisher that only waits for its helpers looks for more to do. */
 #define HELPERS_TICK_MS 100
+#define HELPERS_LONGEST_TICK_MS 1000 /* where looking takes long */
 
 /* A publisher that has nothing to do waits so long for commits. */
 #define IDLE_MS 10000
@@ -73,14 +74,27 @@ check_endpoint(Publisher *publisher)
 
     if (publisher_clock_ms() - publisher->endpoint_at < ENDPOINT_INTERVAL_MS)
         return;
+    publisher_record(publisher); /* a cancellation in here must not lose it */
     publisher->endpoint_at = publisher_clock_ms();
     publisher->retry_at = intake_next_retry(publisher);
     endpoint_load(&seen, false);
     MemoryContextSwitchTo(publisher->run->context);
-    if (seen.state == ENDPOINT_PAUSED || seen.state == ENDPOINT_STOPPED) {
+    if (seen.state == ENDPOINT_PAUSED || seen.state == ENDPOINT_STOPPED ||
+        (seen.state == ENDPOINT_OPEN && publisher->endpoint.state == ENDPOINT_CLOSED)) {
         publisher->endpoint = seen;
         publisher->stopped = true;
     }
+}
+
+/* The receiver is gone, by its own word; the run's result says so too. */
+static void
+stop_endpoint(Publisher *publisher)
+{
+    OutboxHand *hand = publisher->hand;
+
+    endpoint_stopped(&publisher->endpoint, hand->last_error);
+    if (hand->error_count < OUTBOX_REPORTED_ERRORS)
+        hand->errors[hand->error_count++] = MemoryContextStrdup(hand->context, hand->last_error);
 }
 
 /* What the latest outcomes say about the receiver. */
@@ -89,12 +103,17 @@ judge_endpoint(Publisher *publisher)
 {
     OutboxHand *hand = publisher->hand;
     Endpoint *endpoint = &publisher->endpoint;
+    bool changes =
+        hand->receiver_gone || endpoint->state == ENDPOINT_PROBING || hand->receiver_failures >= ENDPOINT_FAILURES;
 
+    if (!changes)
+        return;
+    publisher_record(publisher); /* a cancellation in here must not lose it */
     if (hand->receiver_gone && endpoint->state != ENDPOINT_STOPPED)
-        endpoint_stopped(endpoint, hand->last_error);
+        stop_endpoint(publisher);
     else if (endpoint->state == ENDPOINT_PROBING && hand->receiver_failures > 0)
         endpoint_opened(endpoint, hand->last_error);
-    else if (endpoint->state == ENDPOINT_PROBING && hand->delivered_count + hand->failed_count > 0)
+    else if (endpoint->state == ENDPOINT_PROBING && hand->receiver_answers > 0)
         endpoint_closed(endpoint);
     else if (endpoint->state == ENDPOINT_CLOSED && hand->receiver_failures >= ENDPOINT_FAILURES)
         endpoint_opened(endpoint, hand->last_error);
@@ -104,7 +123,8 @@ judge_endpoint(Publisher *publisher)
 static void
 note_stop(Publisher *publisher)
 {
-    publisher->stopped = publisher->stopped || job_should_stop(publisher->run);
+    publisher->stopped =
+        publisher->stopped || job_should_stop(publisher->run) || (publisher->part > 0 && helpers_asked_to_end());
     if (publisher->type == PUBLISHER_WEBHOOK) {
         judge_endpoint(publisher);
         check_endpoint(publisher);
@@ -153,12 +173,14 @@ send_all(Publisher *publisher)
 static void
 wait_for_helpers(Publisher *publisher)
 {
+    double until_claim;
+
     outbox_check_interrupts(publisher->hand);
     note_stop(publisher);
     if (publisher->stopped)
-        helpers_stop();
-    else
-        webhook_wait(HELPERS_TICK_MS); /* their ends wake us */
+        helpers_ask_to_end();
+    until_claim = publisher->next_claim_at - publisher_clock_ms();
+    webhook_wait((long)Max(HELPERS_TICK_MS, Min(until_claim, HELPERS_LONGEST_TICK_MS))); /* their ends wake us */
     intake_report_progress(publisher->hand);
 }
 
@@ -221,8 +243,9 @@ plan_next_run(const Publisher *publisher)
 {
     Endpoint endpoint = publisher->endpoint;
 
-    if (endpoint.state == ENDPOINT_PAUSED || endpoint.state == ENDPOINT_STOPPED) {
-        wake_hold(DT_NOEND); /* apapacho_outbox_resume() ends that; just now it may have done so */
+    if (endpoint.state != ENDPOINT_CLOSED && endpoint.state != ENDPOINT_PROBING) {
+        /* apapacho_outbox_resume() ends that; just now it may have done so */
+        wake_hold(endpoint.state == ENDPOINT_OPEN ? endpoint.probe_at : DT_NOEND);
         if (!session_terminating)
             endpoint_load(&endpoint, false);
     }

@@ -26,6 +26,8 @@ typedef struct Publisher {
     bool wants_help;        /* there is a lot to do: helpers are to be started when nothing is in hand */
     TimestampTz retry_at;   /* when the first event that waits is to be tried again; 0: none */
     TimestampTz claimed_at; /* when it last looked for events */
+    int64 helped_at;        /* how many had been claimed when helpers were started, or there was nothing else, last */
+    double next_help_at;    /* helpers are not started before */
     bool exhausted;         /* the last claim found less than it might have */
     double recorded_at;     /* when outcomes were recorded last, by clock_ms() */
     Timestamp position;     /* events up to there need not be looked at again for now; DT_NOBEGIN: they do */

@@ -135,7 +135,8 @@ record_delivered(const char *table, const OutboxHand *hand)
     return marked >= (uint64)ids.count;
 }
 
-static void
+/* The same. */
+static bool
 record_failed(const char *table, const OutboxHand *hand)
 {
     Column ids = column_create(hand->finished_count);
@@ -154,12 +155,12 @@ record_failed(const char *table, const OutboxHand *hand)
         column_add(&errors, CStringGetTextDatum(event->error));
     }
     if (ids.count == 0)
-        return;
+        return true;
     values[0] = column_array(&ids, TEXTOID);
     values[1] = column_array(&finals, BOOLOID);
     values[2] = column_array(&errors, TEXTOID);
     values[3] = Int32GetDatum(setting_outbox_max_retries);
-    (void)spi_run(psprintf(failed_sql, table), 4, types, values, NULL, false, 0);
+    return spi_run(psprintf(failed_sql, table), 4, types, values, NULL, false, 0) >= (uint64)ids.count;
 }
 
 /* Until the next attempt: by the schedule, but not before the receiver wants it. */
@@ -243,7 +244,7 @@ write_outcomes(OutboxHand *hand, const char *lock_timeout)
     table = user_table_name(TABLE_OUTBOX_EVENT);
     run_as(&saved, owner);
     all_marked = record_delivered(table, hand);
-    record_failed(table, hand);
+    all_marked = record_failed(table, hand) && all_marked;
     run_as_end(&saved);
     record_retries(hand);
     forget_retries(hand);

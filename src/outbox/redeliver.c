@@ -19,6 +19,8 @@
 
 PG_FUNCTION_INFO_V1(apapacho_redeliver);
 
+#define LONGEST_S 3600
+
 /* In the order in which they were published. $1: an id, or null; $2: the time; $3: a LIKE pattern, or null; $4: at
  * most. */
 static const char pending_sql[] =
@@ -66,8 +68,13 @@ apapacho_redeliver(PG_FUNCTION_ARGS)
     if (PG_ARGISNULL(4) || !(PG_GETARG_FLOAT8(4) > 0))
         ereport(ERROR,
                 (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the rate must be more than 0 events a second")));
-    if (!PG_ARGISNULL(3) && PG_GETARG_INT32(3) < 1)
+    if (PG_ARGISNULL(3) || PG_GETARG_INT32(3) < 1)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the number of events must be at least 1")));
+    if (PG_GETARG_INT32(3) / PG_GETARG_FLOAT8(4) > LONGEST_S)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("%d events at that rate would take longer than an hour", PG_GETARG_INT32(3)),
+                        errdetail("Until they are sent, new events of the same aggregates wait behind them."),
+                        errhint("Send fewer at a time, or more a second.")));
     extension_require();
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "could not connect to SPI");

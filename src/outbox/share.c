@@ -44,6 +44,10 @@ share_take(int part, int parts)
     for (int slot = part; slot < OUTBOX_SLOTS; slot += parts) {
         LOCKTAG tag = slot_tag(slot);
 
+        if (held[slot] && !compat_holds_lock_tag(&tag, ExclusiveLock)) {
+            held[slot] = false; /* code of the user's has called pg_advisory_unlock_all() */
+            held_count--;
+        }
         if (held[slot] || LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
             continue;
         held[slot] = true;

@@ -299,6 +299,9 @@ send_event(OutboxHand *hand, OutboxEvent *event)
     MemoryContext before;
     int count;
 
+    if (webhook.key_count > 1 && setting_previous_secret_until != 0 &&
+        setting_previous_secret_until <= GetCurrentTimestamp())
+        signing_keys_wipe(&webhook.keys[--webhook.key_count]); /* it has expired meanwhile */
     if (event->problem != NULL) {
         outbox_failed(hand, event, event->problem, true);
         return;
@@ -368,13 +371,18 @@ take_result(OutboxHand *hand, const DeliveryResult *result)
     hand_note_receiver(hand, shows_receiver(result), result->gone);
     counters_add(webhook.counters, result->delivered ? DELIVERY_ERROR_NONE : result->error_class,
                  result->timings.total_us, result->reused_connection);
+    if (result->gone) { /* which says nothing about the event */
+        strlcpy(hand->last_error, result->error, sizeof(hand->last_error));
+        hand_put_back(hand, event);
+        return;
+    }
     attempt_note(hand, event, result);
     if (result->delivered) {
         outbox_delivered(hand, event);
         return;
     }
     event->retry_after_s = result->retry_after_s;
-    outbox_failed(hand, event, result->error, !result->retryable && !result->gone);
+    outbox_failed(hand, event, result->error, !result->retryable);
 }
 
 void

@@ -201,7 +201,7 @@ run_allocate(const RunSpec *spec)
         run->requested_at = GetCurrentTimestamp();
         run->started_at = 0;
         run->cancel_requested = run->unrecorded = run->wake_scheduler = false;
-        run->idle = run->leave_idleness = false;
+        run->idle = run->leave_idleness = run->helpers_to_end = false;
         run->waiters = 0;
         run->pid = 0;
         run->process = NO_PROCESS;

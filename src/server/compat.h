@@ -124,18 +124,25 @@ compat_start_transaction(void)
 #endif
 }
 
-/* Whether this process holds that very lock on a relation of its database. */
+/* Whether this process holds that very lock. */
+static inline bool
+compat_holds_lock_tag(const LOCKTAG *tag, LOCKMODE mode)
+{
+#if PG_VERSION_NUM >= 170000
+    return LockHeldByMe(tag, mode, false);
+#else
+    return LockHeldByMe(tag, mode);
+#endif
+}
+
+/* The same of a relation of its database. */
 static inline bool
 compat_holds_lock(Oid relation, LOCKMODE mode)
 {
     LOCKTAG tag;
 
     SET_LOCKTAG_RELATION(tag, MyDatabaseId, relation);
-#if PG_VERSION_NUM >= 170000
-    return LockHeldByMe(&tag, mode, false);
-#else
-    return LockHeldByMe(&tag, mode);
-#endif
+    return compat_holds_lock_tag(&tag, mode);
 }
 
 /* Reads the fields of a time; 0: it is one. */

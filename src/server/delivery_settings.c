@@ -11,6 +11,8 @@
 #include "server/compat.h"
 #include "server/delivery_settings.h"
 
+#define MAX_SOURCE_BYTES 1000
+
 int setting_outbox_log_attempts;
 int setting_outbox_order;
 int setting_outbox_attempts_days;
@@ -130,6 +132,22 @@ assign_until(const char *newval, void *extra)
     setting_previous_secret_until = extra != NULL ? *(TimestampTz *)extra : 0;
 }
 
+static bool
+check_source(char **newval, void **extra, GucSource source)
+{
+    for (const char *c = *newval; *c != '\0'; c++) {
+        if ((unsigned char)*c <= ' ' || (unsigned char)*c >= 0x7f) {
+            GUC_check_errdetail("A URI is expected: without blanks, and what is not ASCII percent-encoded.");
+            return false;
+        }
+    }
+    if (strlen(*newval) > MAX_SOURCE_BYTES) {
+        GUC_check_errdetail("A URI of at most %d bytes is expected.", MAX_SOURCE_BYTES);
+        return false;
+    }
+    return true;
+}
+
 void
 delivery_settings_define(void)
 {
@@ -174,7 +192,7 @@ delivery_settings_define(void)
     DefineCustomStringVariable("apapacho_jobs.outbox_cloudevents_source",
                                "Source (a URI) of CloudEvents: events are sent as such, in binary mode.",
                                "Empty: they are sent in a JSON envelope.", &setting_outbox_cloudevents_source, "",
-                               PGC_SUSET, 0, NULL, NULL, NULL);
+                               PGC_SUSET, 0, check_source, NULL, NULL);
     DefineCustomStringVariable("apapacho_jobs.outbox_webhook_secret_previous_until",
                                "When apapacho_jobs.outbox_webhook_secret_previous is not used any more.",
                                "Empty: it is used for as long as it is set.", &previous_until_text, "", PGC_SIGHUP, 0,

@@ -230,7 +230,7 @@ show_webhook_url(void)
 }
 
 static bool
-check_secret(char **newval, void **extra, GucSource source)
+check_secret_named(const char *name, char **newval, void **extra)
 {
     char error[160];
 
@@ -239,10 +239,22 @@ check_secret(char **newval, void **extra, GucSource source)
         return true;
     if (!signing_secret_check(*newval, error, sizeof(error))) {
         /* the server's own message would repeat the value */
-        GUC_check_errmsg("invalid value for parameter \"apapacho_jobs.outbox_webhook_secret\": %s", error);
+        GUC_check_errmsg("invalid value for parameter \"%s\": %s", name, error);
         return false;
     }
     return keep_hidden(newval, extra);
+}
+
+static bool
+check_secret(char **newval, void **extra, GucSource source)
+{
+    return check_secret_named("apapacho_jobs.outbox_webhook_secret", newval, extra);
+}
+
+static bool
+check_previous_secret(char **newval, void **extra, GucSource source)
+{
+    return check_secret_named("apapacho_jobs.outbox_webhook_secret_previous", newval, extra);
 }
 
 static void
@@ -465,7 +477,7 @@ define_outbox_settings(void)
     define_string("apapacho_jobs.outbox_webhook_secret_previous",
                   "Secret that webhooks are signed with besides, while receivers change over to the new one.", NULL,
                   &previous_secret_variable, "", PGC_SIGHUP,
-                  GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NO_RESET_ALL | GUC_NOT_IN_SAMPLE, check_secret,
+                  GUC_SUPERUSER_ONLY | GUC_NO_SHOW_ALL | GUC_NO_RESET_ALL | GUC_NOT_IN_SAMPLE, check_previous_secret,
                   assign_previous_secret, show_previous_secret);
     define_string(
         "apapacho_jobs.outbox_webhook_secret_file", "File that holds the secret that webhooks are signed with.",

@@ -133,6 +133,7 @@ typedef struct RunSlot {
     pid_t pid;              /* the worker's; FINISHED: it may be gone */
     int process;
     RunProgress progress;              /* written by the worker */
+    bool helpers_to_end;               /* they are to send what they have in hand and end; set by the worker */
     pg_atomic_uint64 helped_delivered; /* what the helpers of an outbox run have added to it (outbox/helpers.c) */
     pg_atomic_uint64 helped_failed;
 

@@ -1,21 +1,25 @@
 #!/usr/bin/env bash
-# bench.sh [publishing] [payouts] [scheduling]: what these cost, beside a reference measured in the same run; the first two when none is
-# named, since scheduling takes half an hour.
+# bench.sh [publishing] [payouts] [outbox_costs] [scheduling]: what these cost, beside a reference measured in the same run; the first two
+# when none is named, since scheduling takes half an hour and outbox_costs five minutes.
 # Run it as: test/sandbox.sh bash test/bench/bench.sh, with settings as: test/sandbox.sh env ROUNDS=5 bash test/bench/bench.sh payouts
 #
-# CREATORS=100000 PER_CREATOR=20 (payouts), EVENTS=20000 IN_FLIGHT=64 (publishing), ROUNDS=3 (of each; the median and the range are
-# printed). The receiver is nginx answering 204 where it is installed, else the tests' receiver. Prints ratios; decides nothing.
+# CREATORS=100000 PER_CREATOR=20 (payouts), EVENTS=50000 IN_FLIGHT=64 (publishing), ROUNDS=3 (of each; the median and the range are
+# printed). The receiver is nginx answering 204 where it is installed, else the tests' receiver; wrk posts to it too where that is
+# installed (`test/setup.sh bench` installs both). Prints ratios; decides nothing. What outbox_costs takes is said in outbox.sh.
 #
-# Scheduling: beside pg_cron, which `test/setup.sh bench` installs. A round is a minute for each server and each of LOADS="1 10 200" jobs due at
-# once. Then IDLE_SECONDS=60 of idleness, a job every second for SECONDS_MEASURED=60, and RUNS=20000 runs by hand with HISTORY_ROWS=5000.
+# Scheduling: beside pg_cron, which `test/setup.sh bench` installs. A round is a minute for each server and each of LOADS="1 10 200" jobs
+# due at once. Then IDLE_SECONDS=60 of idleness, a job every second for SECONDS_MEASURED=60, and RUNS=20000 runs by hand with
+# HISTORY_ROWS=5000.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=test/lib.sh
 . "$here/../lib.sh"
 # shellcheck source=test/bench/scheduling.sh
 . "$here/scheduling.sh"
+# shellcheck source=test/bench/outbox.sh
+. "$here/outbox.sh"
 [[ -n ${APAPACHO_BUILD:-} ]] || die "Run this as: test/sandbox.sh test/bench/bench.sh"
-creators=${CREATORS:-100000} per_creator=${PER_CREATOR:-20} events=${EVENTS:-20000} in_flight=${IN_FLIGHT:-64} rounds=${ROUNDS:-3}
+creators=${CREATORS:-100000} per_creator=${PER_CREATOR:-20} events=${EVENTS:-50000} in_flight=${IN_FLIGHT:-64} rounds=${ROUNDS:-3}
 work=$TMPDIR/bench
 receiver=
 
@@ -103,62 +107,6 @@ bench_payouts() {
 same_payouts() {
     local query='SELECT count(*), sum("payoutAmount"), (SELECT count(*) FROM "PayoutItem") FROM "Payout"'
     [[ $(sql -d ours -c "$query") == "$(sql -d reference -c "$query")" ]] || die "the payouts differ from the reference's"
-}
-
-start_receiver() {
-    local nginx port
-    nginx=$(PATH=$PATH:/usr/sbin command -v nginx || true)
-    if [[ -n $nginx ]]; then
-        mkdir -p "$work/nginx"
-        port=$((20000 + $$ % 20000))
-        cat >"$work/nginx/conf" <<CONF
-daemon off; pid $work/nginx/pid; error_log $work/nginx/log; worker_processes 1;
-events { worker_connections 2048; }
-http { access_log off; client_body_temp_path $work/nginx/b; proxy_temp_path $work/nginx/p; fastcgi_temp_path $work/nginx/f;
-uwsgi_temp_path $work/nginx/u; scgi_temp_path $work/nginx/s; keepalive_requests 100000000;
-server { listen 127.0.0.1:$port; location / { return 204; } } }
-CONF
-        "$nginx" -p "$work/nginx" -c "$work/nginx/conf" 2>"$work/nginx/out" &
-        receiver=$!
-        say "  receiver: nginx"
-    else
-        "$APAPACHO_BUILD/receiver" --port 0 --port-file "$work/port" --secret bench --quiet >"$work/receiver.log" 2>&1 &
-        receiver=$!
-        wait_for 20 "the receiver's port" test -s "$work/port"
-        port=$(cat "$work/port")
-        say "  receiver: the tests' own, which verifies every signature of ours"
-    fi
-    url=http://127.0.0.1:$port/hook
-    wait_for 20 "the receiver" bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" 2>/dev/null
-}
-
-bench_publishing() {
-    local ours=() reference=() single=() round from url seconds
-    start_server
-    say "${bold}Publishing$plain: $events events with bodies of about 500 bytes, $in_flight in flight"
-    gcc -O2 -Wall -Wno-deprecated-declarations -o "$work/load" "$here/load.c" -lcurl -lcrypto
-    start_receiver
-    sql -c "CREATE DATABASE outbox"
-    sql -d outbox -c "CREATE EXTENSION apapacho_jobs" -c "SELECT apapacho_create_tables()" >"$work/tables.log"
-    sql -c "ALTER SYSTEM SET apapacho_jobs.outbox_publisher_type = 'webhook'" -c "ALTER SYSTEM SET apapacho_jobs.outbox_webhook_url = '$url'" \
-        -c "ALTER SYSTEM SET apapacho_jobs.outbox_webhook_secret = 'bench'" -c "ALTER SYSTEM SET apapacho_jobs.outbox_concurrency = $in_flight" \
-        -c "SELECT pg_reload_conf()" >"$work/settings.log"
-    for ((round = 1; round <= rounds; round++)); do
-        sql -d outbox -c "TRUNCATE \"OutboxEvent\"" -c "INSERT INTO \"OutboxEvent\" (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\")
-            SELECT gen_random_uuid()::text, 'Bench', n::text, 'BenchEvent', jsonb_build_object('n', n, 'text', repeat('x', 300)) FROM generate_series(1, $events) n" \
-            -c "VACUUM ANALYZE \"OutboxEvent\"" -c "CHECKPOINT"
-        from=$(now)
-        sql -d outbox -c "SELECT apapacho_run_job('outbox')" >"$work/run.log"
-        seconds=$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')
-        [[ $(sql -d outbox -c "SELECT count(*) FROM \"OutboxEvent\" WHERE \"publishedAt\" IS NULL") == 0 ]] || die "events were left: $(cat "$work/run.log")"
-        ours+=("$(awk -v n="$events" -v s="$seconds" 'BEGIN { print n / s }')")
-        reference+=("$("$work/load" "$url" "$events" "$in_flight" 500)")
-        single+=("$("$work/load" "$url" $((events / 10)) 1 500)")
-    done
-    say "  ours, events/s:                        $(summary "${ours[@]}")"
-    say "  bare libcurl multi and HMAC, posts/s:  $(summary "${reference[@]}")"
-    say "  bare libcurl, one at a time, posts/s:  $(summary "${single[@]}")"
-    say "  ours / bare libcurl:                   $(ratio "$(median "${ours[@]}")" "$(median "${reference[@]}")")"
 }
 
 (($# > 0)) || set -- publishing payouts

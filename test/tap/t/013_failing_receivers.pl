@@ -150,10 +150,10 @@ subtest '410 Gone stops the endpoint, until it is resumed' => sub {
     $recorder->answer(Gone => 410);
     my ($gone, $next) = emit($node, 'Order/4/Gone', 'Order/4/Next');
     my $position = $node->log_position;
-    is_deeply([@{ process($node) }{qw(processed failed)}], [0, 1], 'the event fails');
+    is_deeply([@{ process($node) }{qw(processed failed errors)}], [0, 0, ['HTTP 410 Told: told to answer 410']], 'which says nothing about the event');
     like($node->log_since($position), qr/WARNING: .*gone for good.*HTTP 410.*\n.*HINT: .*apapacho_outbox_resume\(\)/, 'the log says so');
     is(endpoint('stopped_at IS NOT NULL, last_error'), 't|HTTP 410 Told: told to answer 410', 'so does its row');
-    is(event($node, $gone, qq{$unsent, "retryCount"}), 't|1', 'the event is kept');
+    is(event($node, $gone, qq{$unsent, "retryCount"}), 't|0', 'the event is kept as it was');
     emit($node, 'Order/6/Created');
     due_now($node);
     my $answer = process($node);

@@ -88,6 +88,18 @@ subtest 'three publishers' => sub {
     is($node->ask(q{SELECT sum("retryCount") FROM "OutboxEvent"}), '0', 'nothing failed');
 };
 
+subtest 'another run is asked for, or publishing is paused: what is on its way is waited for' => sub {
+    for my $what ('SELECT apapacho_outbox_process(1)', 'SELECT apapacho_outbox_pause()') {
+        emit_numbered(5000, 300);
+        wait_for_publishers(2);
+        $node->ask($what);
+        $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs publisher'}, 'the helpers have ended')
+            if $what =~ /pause/;
+        $node->ask('SELECT apapacho_outbox_resume()');
+        check_arrivals(0, $what);
+    }
+};
+
 for my $signal (qw(terminate kill)) {
     subtest "a helper is lost: $signal" => sub {
         emit_numbered(5000, 300);

@@ -181,6 +181,25 @@ subtest 'without an order' => sub {
     $node->wait_for($pending, 'all are sent');
 };
 
+subtest 'a table that does not take the mark: nothing is sent for ever' => sub {
+    $recorder->answer(Bad => 422);
+    apply($node, 'apapacho_jobs.outbox_fail_on_client_error' => 'on');
+    $node->ask(q{CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+        CREATE TRIGGER suppress BEFORE UPDATE ON "OutboxEvent" FOR EACH ROW EXECUTE FUNCTION suppress()});
+    for my $type (qw(Bad Good)) {
+        my $position = $node->log_position;
+        emit($node, "Suppressed/$type/$type");
+        $node->wait_until(sub { $node->log_since($position) =~ /could not be marked as such/ }, "$type: the log says so");
+        cmp_ok(scalar($recorder->take), '<=', 3, "$type: after a few requests");
+        $node->ask(q{DELETE FROM "OutboxEvent" WHERE "publishedAt" IS NULL});
+        $node->ask('SELECT apapacho_outbox_retry_failed()');
+    }
+    $node->ask('DROP TRIGGER suppress ON "OutboxEvent"');
+    apply($node, 'apapacho_jobs.outbox_fail_on_client_error' => 'off');
+    process($node);
+    $recorder->take;
+};
+
 subtest 'a limit to the rate' => sub {
     $node->wait_for($pending, 'all are sent');
     $recorder->take;

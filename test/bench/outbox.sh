@@ -1,0 +1,282 @@
+# shellcheck shell=bash
+# outbox.sh: what publishing webhooks costs. Sourced by bench.sh, which says how to run it and has the server.
+#
+# publishing: deliveries per second beside what the receiver takes from others in the same run: wrk, a bare libcurl program with an HMAC on
+# each body, the same one at a time. A round is one of each, in turn, so that a busy machine is busy for all of them.
+#
+# outbox_costs: LATENCY_SECONDS=20 of 100 events/s (from the insertion of a row, its commit included, to the receiver), what a producer
+# pays for waking publishers (PRODUCER_SECONDS=5 each), and the rate for BACKLOG=20000 events beside the plain one with STUCK=100000 events
+# that wait for another of their aggregate, with an old snapshot during HELD_SECONDS=60 of 300 events/s, with PUBLISHED=1000000 old rows.
+# shellcheck disable=SC2154 # what is not set here is set by bench.sh
+
+latency_seconds=${LATENCY_SECONDS:-20} producer_seconds=${PRODUCER_SECONDS:-5} backlog=${BACKLOG:-20000} stuck=${STUCK:-100000}
+held_seconds=${HELD_SECONDS:-60} published=${PUBLISHED:-1000000}
+nginx_workers=${NGINX_WORKERS:-2}
+url=
+
+# In the outbox's database.
+ox() { sql -d outbox "$@"; }
+set_outbox() {
+    ox -c "ALTER SYSTEM SET apapacho_jobs.outbox_$1 = '$2'" -c "SELECT pg_reload_conf()" -c "SELECT pg_sleep(0.2)" >"$work/set.log"
+}
+line() { printf '  %-52s %s\n' "$1:" "$2"; }
+
+start_receiver() {
+    local nginx port
+    nginx=$(PATH=$PATH:/usr/sbin command -v nginx || true)
+    if [[ -n $nginx ]]; then
+        mkdir -p "$work/nginx"
+        port=$((10000 + $$ % 20000)) # below those that connections are given
+        cat >"$work/nginx/conf" <<CONF
+daemon off; pid $work/nginx/pid; error_log $work/nginx/log; worker_processes $nginx_workers;
+events { worker_connections 2048; }
+http { log_format times '\$msec \$http_x_event_id \$request_length'; access_log ${1:-off}; keepalive_requests 100000000;
+client_body_temp_path $work/nginx/b; proxy_temp_path $work/nginx/p; fastcgi_temp_path $work/nginx/f;
+uwsgi_temp_path $work/nginx/u; scgi_temp_path $work/nginx/s;
+server { listen 127.0.0.1:$port; location / { return 204; } } }
+CONF
+        "$nginx" -p "$work/nginx" -c "$work/nginx/conf" 2>"$work/nginx/out" &
+        receiver=$!
+        say "  receiver: nginx"
+    else
+        "$APAPACHO_BUILD/receiver" --port 0 --port-file "$work/port" --secret bench --quiet >"$work/receiver.log" 2>&1 &
+        receiver=$!
+        wait_for 20 "the receiver's port" test -s "$work/port"
+        port=$(cat "$work/port")
+        say "  receiver: the tests' own, which verifies every signature of ours"
+    fi
+    url=http://127.0.0.1:$port/hook
+    wait_for 20 "the receiver" bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" 2>/dev/null
+}
+
+# A database with the backend's table as it is, whose events go to the receiver when the job is run.
+create_outbox() {
+    sql -c "DROP DATABASE IF EXISTS outbox" 2>"$work/drop.log" -c "CREATE DATABASE outbox"
+    ox -c "CREATE EXTENSION apapacho_jobs" -c "SELECT apapacho_create_tables()" >"$work/tables.log"
+    set_outbox wake_on_commit off
+    set_outbox publisher_type webhook
+    set_outbox webhook_url "$url"
+    set_outbox webhook_secret bench
+    set_outbox concurrency "$in_flight"
+}
+
+# insert COUNT AGGREGATE [PUBLISHED_AT]: events of 500 bytes on the wire; AGGREGATE and PUBLISHED_AT are expressions of n.
+insert() {
+    ox -c "INSERT INTO \"OutboxEvent\" (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", \"publishedAt\")
+        SELECT gen_random_uuid()::text, 'Bench', $2, 'BenchEvent', jsonb_build_object('n', n, 'text', repeat('x', 300)), ${3:-NULL}
+        FROM generate_series(1, $1) n"
+}
+
+# tidy: what the measurements are not to pay for.
+tidy() { ox -c "VACUUM ANALYZE \"OutboxEvent\"" -c "CHECKPOINT"; }
+
+# deliver COUNT: has that many events published, and prints how many a second. Others may be left, which wait.
+deliver() {
+    local from seconds before after query="SELECT count(*) FROM \"OutboxEvent\" WHERE \"publishedAt\" IS NOT NULL"
+    before=$(ox -c "$query")
+    from=$(now)
+    ox -c "SELECT apapacho_run_job('outbox')" >"$work/run.log"
+    seconds=$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')
+    after=$(ox -c "$query")
+    ((after - before == $1)) || die "$((after - before)) events were published, not $1: $(cat "$work/run.log")"
+    awk -v n="$1" -v s="$seconds" 'BEGIN { print n / s }'
+}
+
+# a_round: fills an empty table and publishes it.
+a_round() {
+    ox -c "TRUNCATE \"OutboxEvent\""
+    insert "$events" n::text
+    tidy
+    deliver "$events"
+}
+
+# What wrk posts a second, for five seconds.
+wrk_rate() {
+    cat >"$work/post.lua" <<'LUA'
+wrk.method, wrk.body = "POST", string.rep("x", 500)
+wrk.headers["Content-Type"] = "application/json"
+LUA
+    wrk -t 1 -c "$in_flight" -d 5 -s "$work/post.lua" "$url" | awk '/^Requests\/sec/ { print $2 }'
+}
+
+# marked_rate POSTS: that many a second one at a time when each event is marked in a transaction of its own, as the Node original does.
+marked_rate() {
+    local marks
+    ox -c "TRUNCATE \"OutboxEvent\""
+    insert 20000 n::text
+    ox -c "UPDATE \"OutboxEvent\" SET id = payload->>'n'" -c "VACUUM ANALYZE \"OutboxEvent\""
+    cat >"$work/mark.sql" <<'SQL'
+\set n random(1, 20000)
+UPDATE "OutboxEvent" SET "publishedAt" = localtimestamp, "lastError" = NULL WHERE id = (:n)::text;
+SQL
+    marks=$(pgbench -n -c 1 -T 3 -f "$work/mark.sql" -h "$work" -U postgres outbox 2>"$work/pgbench.log" | awk '/^tps/ { print $3 }')
+    awk -v p="$1" -v m="$marks" 'BEGIN { print 1 / (1 / p + 1 / m) }'
+}
+
+bench_publishing() {
+    local wrk=() bare=() single=() marked=() ours=() index=() two=() round from
+    start_server
+    say "${bold}Publishing$plain: $events events with bodies of about 500 bytes, $in_flight in flight"
+    gcc -O2 -Wall -Wno-deprecated-declarations -o "$work/load" "$here/load.c" -lcurl -lcrypto
+    start_receiver
+    create_outbox
+    for ((round = 1; round <= rounds; round++)); do
+        set_outbox workers 1
+        ours+=("$(a_round)")
+        bare+=("$("$work/load" "$url" "$events" "$in_flight" 500)")
+        ox -c "CREATE INDEX pending ON \"OutboxEvent\" (\"createdAt\") WHERE \"publishedAt\" IS NULL"
+        index+=("$(a_round)")
+        ox -c "DROP INDEX pending"
+        single+=("$("$work/load" "$url" $((events / 20)) 1 500)")
+        marked+=("$(marked_rate "${single[-1]}")")
+        set_outbox workers 2
+        two+=("$(a_round)")
+        ! command -v wrk >/dev/null || wrk+=("$(wrk_rate)")
+        say "  round $round: bare libcurl ${bare[-1]}, ours ${ours[-1]}, with our index ${index[-1]}, two publishers ${two[-1]};" \
+            "load average $(cut -d ' ' -f 1 /proc/loadavg)"
+    done
+    [[ ${#wrk[@]} == 0 ]] || line "wrk, posts/s" "$(summary "${wrk[@]}")"
+    line "bare libcurl multi and HMAC, posts/s" "$(summary "${bare[@]}")"
+    line "bare libcurl, one at a time, posts/s" "$(summary "${single[@]}")"
+    line "the same, and each marked in a transaction, events/s" "$(summary "${marked[@]}")"
+    line "one publisher, the table's own indexes, events/s" "$(summary "${ours[@]}")"
+    line "one publisher, an index of pending rows, events/s" "$(summary "${index[@]}")"
+    line "two publishers, the table's own indexes, events/s" "$(summary "${two[@]}")"
+    from=$(median "${bare[@]}")
+    line "beside bare libcurl: one, with index, two" "$(ratio "$(median "${ours[@]}")" "$from"), $(ratio "$(median "${index[@]}")" \
+        "$from"), $(ratio "$(median "${two[@]}")" "$from")"
+    line "one publisher / one at a time, marked" "$(ratio "$(median "${ours[@]}")" "$(median "${marked[@]}")")"
+    line "two publishers / one" "$(ratio "$(median "${two[@]}")" "$(median "${ours[@]}")")"
+}
+
+# produce SECONDS PGBENCH_ARGUMENT...: events in transactions of their own; prints how many a second.
+produce() {
+    cat >"$work/produce.sql" <<'SQL'
+INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload, "createdAt")
+    VALUES (gen_random_uuid(), 'Bench', gen_random_uuid(), 'Produced', '{"text": "x"}', clock_timestamp() AT TIME ZONE 'UTC');
+SQL
+    pgbench -n -T "$1" -f "$work/produce.sql" -h "$work" -U postgres "${@:2}" outbox 2>"$work/pgbench.log" \
+        | awk '/^tps/ { print $3 }'
+}
+
+nothing_pending() { [[ $(ox -c "SELECT count(*) FROM \"OutboxEvent\" WHERE \"publishedAt\" IS NULL") == 0 ]]; }
+
+# Publishers are woken from here on.
+wake_on_commit() {
+    set_outbox cron '0 0 1 1 *'
+    set_outbox wake_on_commit on
+}
+
+no_wake_on_commit() {
+    set_outbox wake_on_commit off
+    set_outbox cron ''
+    wait_for 20 "the publisher's end" bash -c "! psql -XqAt -h '$work' -U postgres -c \"SELECT 'running' FROM pg_stat_activity
+        WHERE backend_type = 'apapacho_jobs worker'\" | grep -q running"
+}
+
+measure_latency() {
+    if [[ ! -s $work/nginx/conf ]]; then
+        line "latency" "not measured: there is no nginx"
+        return
+    fi
+    : >"$work/nginx/times"
+    ox -c "TRUNCATE \"OutboxEvent\""
+    wake_on_commit
+    produce "$latency_seconds" -c 4 -R 100 >"$work/produced"
+    wait_for 20 "the last event" nothing_pending
+    no_wake_on_commit
+    sleep 1
+    ox -c "SELECT id, extract(epoch FROM \"createdAt\") FROM \"OutboxEvent\"" -F ' ' >"$work/inserted"
+    awk 'NR == FNR { at[$1] = $2; next } ($2 in at) && !seen[$2]++ { print 1000 * ($1 - at[$2]) }' "$work/inserted" "$work/nginx/times" \
+        >"$work/latencies"
+    line "insertion to receiver at 100/s, ms" "$(spread "$work/latencies")"
+}
+
+measure_producers() {
+    local clients round way rates
+    ox -c "SELECT apapacho_outbox_pause()" >"$work/pause.log"
+    for clients in 1 8 32; do
+        : >"$work/producer.on" && : >"$work/producer.off"
+        for ((round = 1; round <= rounds; round++)); do
+            for way in $( ((round % 2)) && printf 'off on' || printf 'on off'); do
+                ox -c "TRUNCATE \"OutboxEvent\"" -c "CHECKPOINT"
+                if [[ $way == on ]]; then wake_on_commit; else no_wake_on_commit; fi
+                produce "$producer_seconds" -c "$clients" -j 2 >>"$work/producer.$way"
+            done
+        done
+        rates="on $(figures "$work/producer.on"), off $(figures "$work/producer.off")"
+        line "$clients producers, waking on / off, events/s" \
+            "$rates: $(ratio "$(middle "$work/producer.on")" "$(middle "$work/producer.off")")"
+    done
+    no_wake_on_commit
+    ox -c "TRUNCATE \"OutboxEvent\"" -c "SELECT apapacho_outbox_resume()" >"$work/pause.log"
+}
+
+# The rate with nothing in the way: the table is empty but for the backlog.
+plain_rate() {
+    ox -c "TRUNCATE \"OutboxEvent\"" -c "TRUNCATE apapacho_jobs.outbox_retry"
+    insert "$backlog" n::text
+    tidy
+    deliver "$backlog"
+}
+
+rate_beside_stuck() {
+    ox -c "TRUNCATE \"OutboxEvent\""
+    insert "$stuck" "'stuck'"
+    ox -c "INSERT INTO apapacho_jobs.outbox_retry SELECT id, 'Bench', 'stuck', 1, now() + interval '1 day'
+        FROM \"OutboxEvent\" ORDER BY \"createdAt\", ctid LIMIT 1"
+    insert "$backlog" n::text
+    tidy
+    deliver "$backlog"
+    ox -c "TRUNCATE apapacho_jobs.outbox_retry"
+}
+
+# An old snapshot from the beginning of a time in which events come and go, until its end.
+rate_with_old_snapshot() {
+    local holder
+    ox -c "TRUNCATE \"OutboxEvent\"" # before it, or it would see nothing at all
+    tidy
+    ox -c "SET application_name = 'bench holder'" -c "BEGIN ISOLATION LEVEL REPEATABLE READ" -c "SELECT count(*) FROM \"OutboxEvent\"" \
+        -c "SELECT pg_sleep(3600)" >"$work/holder.log" 2>&1 &
+    holder=$!
+    wake_on_commit
+    produce "$held_seconds" -c 4 -R 300 >"$work/produced"
+    wait_for 60 "the last event" nothing_pending
+    no_wake_on_commit
+    insert "$backlog" n::text
+    tidy
+    deliver "$backlog"
+    ox -c "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'bench holder'" >"$work/terminate.log"
+    wait "$holder" || true
+}
+
+rate_with_old_rows() {
+    ox -c "TRUNCATE \"OutboxEvent\""
+    insert "$published" n::text "localtimestamp - interval '1 hour'"
+    insert "$backlog" n::text
+    tidy
+    deliver "$backlog"
+}
+
+# beside WHAT RATE: the rate, and as a ratio to the plain one.
+beside() { line "$1" "$2 events/s, $(ratio "$2" "$plain_before")"; }
+
+bench_outbox_costs() {
+    local plain_before rate
+    start_server
+    say "${bold}The outbox's costs$plain"
+    start_receiver "$work/nginx/times times"
+    create_outbox
+    measure_latency
+    measure_producers
+    plain_before=$(plain_rate)
+    line "$backlog events, nothing in the way" "$plain_before events/s"
+    rate=$(rate_with_old_rows)
+    beside "$published published rows in the table" "$rate"
+    rate=$(rate_with_old_snapshot)
+    beside "an old snapshot, since $((held_seconds * 300)) events" "$rate"
+    rate=$(rate_beside_stuck)
+    beside "$stuck events stuck behind one that failed" "$rate"
+    line "$backlog events, nothing in the way, again" "$(plain_rate) events/s"
+    line "load average" "$(cut -d ' ' -f 1-3 /proc/loadavg)"
+}
