@@ -36,10 +36,12 @@ uwsgi_temp_path $work/nginx/u; scgi_temp_path $work/nginx/s;
 server { listen 127.0.0.1:$port; location / { return 204; } } }
 CONF
         "$nginx" -p "$work/nginx" -c "$work/nginx/conf" 2>"$work/nginx/out" &
+        # shellcheck disable=SC2034  # bench.sh ends it
         receiver=$!
         say "  receiver: nginx"
     else
         "$APAPACHO_BUILD/receiver" --port 0 --port-file "$work/port" --secret bench --quiet >"$work/receiver.log" 2>&1 &
+        # shellcheck disable=SC2034  # bench.sh ends it
         receiver=$!
         wait_for 20 "the receiver's port" test -s "$work/port"
         port=$(cat "$work/port")
