@@ -2,9 +2,8 @@
  * publisher.c: the job `outbox`: claims, publishes and records until nothing is due, and then waits a while for commits
  * that bring more.
  *
- * Runs in a background worker. Every claim looks from the oldest pending event on: only so do events that were
- * committed late, and those that had to wait for another, keep their place before the later ones of their aggregate
- * that are not in hand yet.
+ * Runs in a background worker; helpers of it in others. A loop of named steps: what is to be sent next is intake.c's
+ * matter, how is webhook.c's or console.c's.
  */
 #include "postgres.h"
 

@@ -18,7 +18,7 @@ typedef struct Publisher {
     PublisherType type;
     OutboxHand *hand;
     Endpoint endpoint;
-    double endpoint_at; /* when it was looked at last, by clock_ms() */
+    double endpoint_at; /* when it was looked at last, by publisher_clock_ms() */
     int64 left;         /* events that may still be claimed */
     bool stopped;       /* nothing else is to be begun */
     int part;           /* of the slots: number part of parts; the helpers have the others */
@@ -29,9 +29,9 @@ typedef struct Publisher {
     int64 helped_at;        /* how many had been claimed when helpers were started, or there was nothing else, last */
     double next_help_at;    /* helpers are not started before */
     bool exhausted;         /* the last claim found less than it might have */
-    double recorded_at;     /* when outcomes were recorded last, by clock_ms() */
+    double recorded_at;     /* when outcomes were recorded last, by publisher_clock_ms() */
     Timestamp position;     /* events up to there need not be looked at again for now; DT_NOBEGIN: they do */
-    double whole_claim_at;  /* when all was looked at last, by clock_ms(), */
+    double whole_claim_at;  /* when all was looked at last, by publisher_clock_ms(), */
     double whole_claim_ms;  /* and how long that took */
     bool slow;              /* it passed over many events */
     double next_claim_at;   /* not before, unless there is nothing else to do */

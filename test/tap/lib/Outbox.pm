@@ -10,7 +10,7 @@ use Exporter qw(import);
 use JSON::PP ();
 use PostgreSQL::Test::Utils qw(slurp_file);
 
-our @EXPORT = qw(apply arrivals emit process event payload_of types_of due_now);
+our @EXPORT = qw(apply arrivals emit process event payload_of types_of due_now start_with_receiver);
 
 my $applied = 0;
 
@@ -22,6 +22,21 @@ sub apply {
     $node->reconfigure(%settings, 'test.applied' => $applied);
     $node->poll_query_until('postgres', "SELECT current_setting('test.applied', true) = '$applied'")
         or die "timed out waiting for a reload\n";
+    return;
+}
+
+# Starts a node that was created with start => 0, with the extension and the outbox's table, to post to the receiver that writes its port
+# into this file.
+sub start_with_receiver {
+    my ($node, $port_file) = @_;
+
+    $node->wait_until(sub { -s $port_file }, 'the receiver listens');
+    chomp(my $port = slurp_file($port_file));
+    $node->configure('apapacho_jobs.outbox_webhook_url' => "http://127.0.0.1:$port/");
+    $node->start;
+    $node->install;
+    $node->load_tables('own');
+    $node->wait_for_scheduler;
     return;
 }
 

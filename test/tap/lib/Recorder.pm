@@ -31,7 +31,7 @@ C<body>, C<connection> (which one it came on: 1, 2, ...), C<time>.
 
 =head1 ANSWERS
 
-A status; C<redirect> (302 to another path of ours); C<hang> (none until the answer for the type is changed, then that);
+A status; C<redirect> (302 to another path of ours); C<later> (503 with Retry-After: 7200); C<hang> (none until the answer for the type is changed, then that);
 C<reset> (TCP reset), C<close> (end without an answer), C<garbage> (not HTTP), C<partial> (200, and breaks off in the body).
 
 =cut
@@ -194,10 +194,10 @@ sub _answer {
             $connection->{over} = 1;
             $connection->{waiting} = [];
         } else {
-            my $location = $answer eq 'redirect' ? "Location: /elsewhere\r\n" : '';
-            my $status = $answer eq 'redirect' ? 302 : $answer;
+            my $header = { redirect => "Location: /elsewhere\r\n", later => "Retry-After: 7200\r\n" }->{$answer} // '';
+            my $status = { redirect => 302, later => 503 }->{$answer} // $answer;
             my $text = $status < 300 ? '' : "told to\nanswer $status";
-            syswrite($connection->{socket}, "HTTP/1.1 $status Told\r\n${location}Content-Length: " . length($text) . "\r\n\r\n$text");
+            syswrite($connection->{socket}, "HTTP/1.1 $status Told\r\n${header}Content-Length: " . length($text) . "\r\n\r\n$text");
         }
     }
     return;

@@ -31,13 +31,7 @@ my $kills = 0;
 my $cut_off = 0;
 my $killed_at;
 
-$node->wait_until(sub { -s "$directory/port" }, 'the receiver listens');
-chomp(my $port = slurp_file("$directory/port"));
-$node->configure('apapacho_jobs.outbox_webhook_url' => "http://127.0.0.1:$port/");
-$node->start;
-$node->install;
-$node->load_tables('own');
-$node->wait_for_scheduler;
+start_with_receiver($node, "$directory/port");
 
 sub deliveries {
     return -e $log ? slurp_file($log) =~ tr/\n// : 0;

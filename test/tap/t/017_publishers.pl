@@ -28,13 +28,7 @@ my $node = Apapacho->create('main', tables => 'own', start => 0, settings => {
     'apapacho_jobs.outbox_batch_size' => 200,
     'apapacho_jobs.outbox_cron' => '0 0 1 1 *' });
 
-$node->wait_until(sub { -s "$directory/port" }, 'the receiver listens');
-chomp(my $port = slurp_file("$directory/port"));
-$node->configure('apapacho_jobs.outbox_webhook_url' => "http://127.0.0.1:$port/");
-$node->start;
-$node->install;
-$node->load_tables('own');
-$node->wait_for_scheduler;
+start_with_receiver($node, "$directory/port");
 
 sub emit_numbered {
     my ($count, $aggregates) = @_;

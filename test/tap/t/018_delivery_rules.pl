@@ -75,6 +75,29 @@ subtest 'the schedule of retries: an event is tried again when it is due, withou
     like(error_of_setting('outbox_retry_schedule', ''), qr/ERROR: .*invalid value/, 'an empty one');
 };
 
+subtest 'a receiver that asks to be left alone: not earlier, and not for ever' => sub {
+    apply($node, 'apapacho_jobs.outbox_retry_schedule' => '1 s');
+    $recorder->answer(Later => 'later');
+    my $due_in = sub {
+        my ($id) = @_;
+        $node->wait_for("SELECT count(*) = 1 FROM apapacho_jobs.outbox_retry WHERE event_id = '$id'", 'it fails');
+        return $node->ask("SELECT round(extract(epoch FROM next_attempt_at - now())) FROM apapacho_jobs.outbox_retry WHERE event_id = '$id'");
+    };
+    my ($first) = emit($node, 'L/1/Later');
+    my $seconds = $due_in->($first);
+    cmp_ok($seconds, '>', 7100, 'after the two hours of its Retry-After');
+    cmp_ok($seconds, '<=', 7200, 'and then');
+    apply($node, 'apapacho_jobs.outbox_retry_after_max' => '10 min');
+    my ($second) = emit($node, 'L/2/Later');
+    $seconds = $due_in->($second);
+    cmp_ok($seconds, '>', 500, 'no longer than it is allowed to ask for ...');
+    cmp_ok($seconds, '<=', 600, '... which is ten minutes');
+    $recorder->answer(Later => 200);
+    $node->ask('SELECT apapacho_outbox_retry_failed()');
+    $node->wait_for($pending, 'both are sent');
+    $recorder->take;
+};
+
 subtest 'client errors for good, where that is wanted' => sub {
     $recorder->answer(Bad => 422, Busy => 429);
     apply($node, 'apapacho_jobs.outbox_fail_on_client_error' => 'on');
