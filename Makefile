@@ -95,6 +95,23 @@ PAYOUT_OBJS = \
 	src/payout/retry.o \
 	src/payout/state.o
 
+# apapacho-jobs, the companion program: a client, no part of the module
+CLI_OBJS = \
+	src/cli/client.o \
+	src/cli/conninfo.o \
+	src/cli/help.o \
+	src/cli/joblog.o \
+	src/cli/json.o \
+	src/cli/main.o \
+	src/cli/message.o \
+	src/cli/options.o \
+	src/cli/progress.o \
+	src/cli/run.o \
+	src/cli/session.o \
+	src/cli/status.o \
+	src/cli/table.o \
+	src/cli/text.o
+
 OBJS = $(LIB_OBJS) $(SERVER_OBJS) $(SCHEDULER_OBJS) $(OUTBOX_OBJS) $(PAYOUT_OBJS)
 
 # The install script is put together from the features' SQL, in this order.
@@ -108,7 +125,8 @@ SQL_PARTS = \
 
 INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql
 DATA_built = $(INSTALL_SQL)
-EXTRA_CLEAN = $(INSTALL_SQL) build
+SCRIPTS_built = apapacho-jobs
+EXTRA_CLEAN = $(INSTALL_SQL) $(CLI_OBJS) build
 
 REGRESS = $(basename $(notdir $(wildcard sql/*.sql)))
 
@@ -139,8 +157,20 @@ $(INSTALL_SQL): $(SQL_PARTS) $(EXTENSION).control Makefile
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION)" to load this file. \quit'; cat $(SQL_PARTS); } > $@.tmp
 	mv $@.tmp $@
 
+# The program has nothing of the server's: its own flags, libpq, and src/lib as the module has it.
+CLI_CFLAGS = -std=gnu11 -O2 -g -Wall -Wextra -Werror $(COPT)
+CLI_CPPFLAGS = -D_GNU_SOURCE -DAPAPACHO_VERSION='"$(EXTENSION_VERSION)"' -I$(srcdir)/src -I$(srcdir)/src/lib/delivery \
+	-I$(includedir)
+CLI_LIBS = -L$(libdir) -lpq -lmicrohttpd -lcurl -lcrypto -lpthread
+
+$(CLI_OBJS): %.o: %.c
+	$(CC) $(CLI_CFLAGS) $(CLI_CPPFLAGS) -c -o $@ $<
+
+apapacho-jobs: $(CLI_OBJS) $(LIB_OBJS)
+	$(CC) $(CLI_CFLAGS) -o $@ $^ $(LDFLAGS) $(LDFLAGS_EX) $(CLI_LIBS)
+
 # Headers are few: a change to any of them rebuilds all.
-$(OBJS): $(wildcard src/*/*.h src/lib/*/*.h)
+$(OBJS) $(CLI_OBJS): $(wildcard src/*/*.h src/lib/*/*.h)
 
 else
 
