@@ -99,18 +99,24 @@ PAYOUT_OBJS = \
 CLI_OBJS = \
 	src/cli/client.o \
 	src/cli/conninfo.o \
+	src/cli/cron.o \
 	src/cli/help.o \
 	src/cli/joblog.o \
 	src/cli/json.o \
 	src/cli/main.o \
 	src/cli/message.o \
 	src/cli/options.o \
+	src/cli/outbox.o \
+	src/cli/payout.o \
 	src/cli/progress.o \
 	src/cli/run.o \
+	src/cli/runs.o \
 	src/cli/session.o \
+	src/cli/show.o \
 	src/cli/status.o \
 	src/cli/table.o \
-	src/cli/text.o
+	src/cli/text.o \
+	src/cli/zone.o
 
 OBJS = $(LIB_OBJS) $(SERVER_OBJS) $(SCHEDULER_OBJS) $(OUTBOX_OBJS) $(PAYOUT_OBJS)
 

@@ -12,6 +12,8 @@
 
 #include "message.h"
 
+#define UNDEFINED_FUNCTION "42883"
+
 /* Written in the main thread before the handler is set; the handler reads it only. */
 static PGcancel *volatile cancel;
 static volatile sig_atomic_t interrupted;
@@ -70,7 +72,10 @@ client_fail(Failure *failure)
     message_error("%s", text_of(&failure->message));
     if (failure->detail.length > 0)
         message_detail("%s", text_of(&failure->detail));
-    if (failure->hint.length > 0)
+    if (strcmp(failure->sqlstate, UNDEFINED_FUNCTION) == 0)
+        message_hint(
+            "The extension in this database is older than this program: ALTER EXTENSION apapacho_jobs UPDATE.");
+    else if (failure->hint.length > 0)
         message_hint("%s", text_of(&failure->hint));
     failure_free(failure);
     return code;
@@ -128,6 +133,17 @@ check_schema(Session *session, const char *schema)
     PQclear(result);
 }
 
+/* For --json: times are in UTC, wherever the program runs. */
+static ExitCode
+use_utc(Session *session)
+{
+    PGresult *result;
+    ExitCode code = client_query(session, "SELECT set_config('timezone', 'UTC', false)", 0, NULL, &result);
+
+    PQclear(result);
+    return code;
+}
+
 ExitCode
 client_open(Session *session, const CommandLine *line)
 {
@@ -146,7 +162,7 @@ client_open(Session *session, const CommandLine *line)
 
     *session = (Session){0};
     if (!conninfo_read(&options, &info, &reason)) {
-        message_error("invalid connection string: %s", text_of(&reason));
+        message_error("%s", text_of(&reason));
         text_free(&reason);
         conninfo_free(&info);
         return EXIT_USAGE;
@@ -165,7 +181,7 @@ client_open(Session *session, const CommandLine *line)
     if (!opened)
         return client_fail(&failure);
     cancel_on_signals(session->connection);
-    return EXIT_DONE;
+    return option_flag(line, "json") ? use_utc(session) : EXIT_DONE;
 }
 
 bool

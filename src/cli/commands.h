@@ -7,10 +7,24 @@
 
 #include "cli.h"
 
-ExitCode command_run(const CommandLine *line);    /* run.c */
-ExitCode command_status(const CommandLine *line); /* status.c */
+ExitCode command_run(const CommandLine *line);                 /* run.c */
+ExitCode command_status(const CommandLine *line);              /* status.c */
+ExitCode command_runs(const CommandLine *line);                /* runs.c */
+ExitCode command_cron_next(const CommandLine *line);           /* cron.c */
+ExitCode command_outbox_run(const CommandLine *line);          /* outbox.c */
+ExitCode command_outbox_stats(const CommandLine *line);        /* outbox.c */
+ExitCode command_outbox_cleanup(const CommandLine *line);      /* outbox.c */
+ExitCode command_outbox_retry_failed(const CommandLine *line); /* outbox.c */
+ExitCode command_outbox_events(const CommandLine *line);       /* outbox.c */
+ExitCode command_payout_preview(const CommandLine *line);      /* payout.c */
+ExitCode command_payout_eligibility(const CommandLine *line);  /* payout.c */
+ExitCode command_payout_reconcile(const CommandLine *line);    /* payout.c */
 
 extern const Option run_options[];
 extern const Option status_options[];
+extern const Option runs_options[];
+extern const Option cron_next_options[];
+extern const Option outbox_run_options[];
+extern const Option outbox_events_options[];
 
 #endif

@@ -76,7 +76,7 @@ keep_parameter(const char *parameter, size_t length, char **schema, bool *strict
     if (is_libpq_keyword(parameter, name))
         return true;
     if (!is_ignored(parameter, name)) {
-        text_format(reason, "unknown parameter \"%.*s\"", (int)name, parameter);
+        text_format(reason, "the URL has an unknown parameter \"%.*s\"", (int)name, parameter);
         return false;
     }
     if (name == 6 && strncmp(parameter, "schema", 6) == 0 && equals != NULL) {
@@ -161,7 +161,7 @@ read_string(ConnInfo *info, const char *text, const char *name, Text *reason)
     options = PQconninfoParse(text, &complaint);
     free(url);
     if (options == NULL) {
-        text_format(reason, "%s: ", name);
+        text_format(reason, "invalid connection string in %s: ", name);
         add_without_quote(reason, complaint != NULL ? complaint : "out of memory");
         PQfreemem(complaint);
         return false;

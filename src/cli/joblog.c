@@ -11,11 +11,11 @@
 #include "message.h"
 #include "table.h"
 
-enum { JOB, STATUS, RUN, PROCESSED, FAILED, CREATED, SKIPPED, ERRORS, DELETED, PENDING, TEXT };
+enum { JOB, STATUS, RUN, PROCESSED, FAILED, CREATED, SKIPPED, ERRORS, DELETED, PENDING };
 
 static const char fields_sql[] =
     "SELECT a->>'job', a->>'status', a->>'runId', a->>'processed', a->>'failed', a->>'created', a->>'skipped',"
-    " CASE jsonb_typeof(a->'errors') WHEN 'number' THEN a->>'errors' END, a->>'deleted', a->>'pending', a::text"
+    " CASE jsonb_typeof(a->'errors') WHEN 'number' THEN a->>'errors' END, a->>'deleted', a->>'pending'"
     " FROM (SELECT $1::jsonb AS a) AS s";
 
 /* The line of a job that has ended; false: it is none of the built-in ones, or their figures are missing. */
@@ -39,6 +39,25 @@ print_line(const PGresult *fields)
     return true;
 }
 
+/* The first errors of deliveries, as the answer has them. */
+static ExitCode
+warn_of_deliveries(Session *session, const char *answer)
+{
+    const char *values[] = {answer};
+    PGresult *errors;
+    ExitCode code = client_query(session, "SELECT jsonb_array_elements_text($1::jsonb->'errors')", 1, values, &errors);
+
+    for (int row = 0; code == EXIT_DONE && row < PQntuples(errors); row++) {
+        Text text = {0};
+
+        text_add_printable(&text, PQgetvalue(errors, row, 0));
+        message_warning("%s", text_of(&text));
+        text_free(&text);
+    }
+    PQclear(errors);
+    return code;
+}
+
 /* Errors that the run has gone on after; the server's log has each. */
 static void
 warn_of_errors(const PGresult *fields)
@@ -53,7 +72,7 @@ warn_of_errors(const PGresult *fields)
 }
 
 ExitCode
-joblog_print(Session *session, const char *answer)
+joblog_print(Session *session, const char *answer, bool json)
 {
     const char *values[] = {answer};
     PGresult *fields;
@@ -61,7 +80,9 @@ joblog_print(Session *session, const char *answer)
 
     if (code != EXIT_DONE)
         return code;
-    if (!print_line(fields)) {
+    if (json) {
+        puts(answer);
+    } else if (!print_line(fields)) {
         Text name = {0};
 
         text_add_printable(&name, PQgetvalue(fields, 0, JOB));
@@ -69,6 +90,8 @@ joblog_print(Session *session, const char *answer)
         text_free(&name);
     }
     warn_of_errors(fields);
+    if (strcmp(PQgetvalue(fields, 0, JOB), "outbox") == 0 && !PQgetisnull(fields, 0, PROCESSED))
+        code = warn_of_deliveries(session, answer);
     PQclear(fields);
-    return EXIT_DONE;
+    return code;
 }

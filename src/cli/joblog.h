@@ -7,10 +7,10 @@
 #include "session.h"
 
 /*
- * Prints the line of a run's answer (the jsonb of apapacho_run_job and the like) on stdout, and what is to be known
- * besides (deliveries and creators that failed) as warnings. The server takes the answer apart. On anything but
- * EXIT_DONE the reason has been told.
+ * Prints the line of a run's answer (the jsonb of apapacho_run_job and the like) on stdout, or the answer itself for
+ * json, and what is to be known besides (deliveries and creators that failed) as warnings. The server takes the answer
+ * apart. On anything but EXIT_DONE the reason has been told.
  */
-ExitCode joblog_print(Session *session, const char *answer);
+ExitCode joblog_print(Session *session, const char *answer, bool json);
 
 #endif

@@ -29,10 +29,7 @@ command_run(const CommandLine *line)
     code =
         progress_query(&session, line->arguments[0], "SELECT @extschema@.apapacho_run_job($1, $2)", 2, values, &result);
     if (code == EXIT_DONE) {
-        if (option_flag(line, "json"))
-            puts(PQgetvalue(result, 0, 0));
-        else
-            code = joblog_print(&session, PQgetvalue(result, 0, 0));
+        code = joblog_print(&session, PQgetvalue(result, 0, 0), option_flag(line, "json"));
         PQclear(result);
     }
     if (code == EXIT_INTERRUPTED)

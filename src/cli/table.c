@@ -89,9 +89,8 @@ is_number(Oid type)
     return type == 20 || type == 21 || type == 23 || type == 26 || type == 700 || type == 701 || type == 1700;
 }
 
-/* "lastError" as "last error". */
-static void
-add_heading(Text *heading, const char *name)
+void
+table_add_heading(Text *heading, const char *name)
 {
     for (; *name != '\0'; name++) {
         if (*name >= 'A' && *name <= 'Z') {
@@ -176,7 +175,7 @@ table_add(Text *text, const PGresult *result, FILE *stream)
     for (int column = 0; column < columns; column++) {
         Text heading = {0};
 
-        add_heading(&heading, PQfname(result, column));
+        table_add_heading(&heading, PQfname(result, column));
         widths[column] = column_width(result, column, text_of(&heading));
         add_padded(text, text_of(&heading), widths[column], is_number(PQftype(result, column)), column == columns - 1,
                    colour(stream, COLOUR_BOLD), plain);
@@ -192,18 +191,4 @@ table_add(Text *text, const PGresult *result, FILE *stream)
         }
     }
     free(widths);
-}
-
-void
-table_print(const PGresult *result, const char *otherwise)
-{
-    Text text = {0};
-
-    if (PQntuples(result) > 0) {
-        table_add(&text, result, stdout);
-        fputs(text.data, stdout);
-    } else {
-        puts(otherwise);
-    }
-    text_free(&text);
 }

@@ -16,8 +16,8 @@
  */
 void table_add(Text *text, const PGresult *result, FILE *stream);
 
-/* The same, printed; and `otherwise` in place of a table without rows. */
-void table_print(const PGresult *result, const char *otherwise);
+/* Adds a key of JSON or a column's name as words: "lastError" is "last error". */
+void table_add_heading(Text *text, const char *name);
 
 /* Adds a text for a terminal: control characters (of C0 and C1) and broken UTF-8 as "?", so that no data can steer it.
  */
