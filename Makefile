@@ -19,6 +19,7 @@ LIB_OBJS = \
 	src/lib/cron/words.o \
 	src/lib/delivery/address.o \
 	src/lib/delivery/answer.o \
+	src/lib/delivery/body.o \
 	src/lib/delivery/cloudevents.o \
 	src/lib/delivery/ed25519.o \
 	src/lib/delivery/engine.o \
@@ -97,17 +98,25 @@ PAYOUT_OBJS = \
 
 # apapacho-jobs, the companion program: a client, no part of the module
 CLI_OBJS = \
+	src/cli/bind.o \
 	src/cli/client.o \
 	src/cli/conninfo.o \
 	src/cli/cron.o \
 	src/cli/help.o \
 	src/cli/joblog.o \
 	src/cli/json.o \
+	src/cli/listen.o \
+	src/cli/listen_answer.o \
+	src/cli/listen_forward.o \
+	src/cli/listen_http.o \
+	src/cli/listen_judge.o \
+	src/cli/listen_report.o \
 	src/cli/main.o \
 	src/cli/message.o \
 	src/cli/options.o \
 	src/cli/outbox.o \
 	src/cli/payout.o \
+	src/cli/pretty.o \
 	src/cli/progress.o \
 	src/cli/run.o \
 	src/cli/runs.o \

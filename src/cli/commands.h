@@ -19,6 +19,7 @@ ExitCode command_outbox_events(const CommandLine *line);       /* outbox.c */
 ExitCode command_payout_preview(const CommandLine *line);      /* payout.c */
 ExitCode command_payout_eligibility(const CommandLine *line);  /* payout.c */
 ExitCode command_payout_reconcile(const CommandLine *line);    /* payout.c */
+ExitCode command_listen(const CommandLine *line);              /* listen.c */
 
 extern const Option run_options[];
 extern const Option status_options[];
@@ -26,5 +27,6 @@ extern const Option runs_options[];
 extern const Option cron_next_options[];
 extern const Option outbox_run_options[];
 extern const Option outbox_events_options[];
+extern const Option listen_options[];
 
 #endif

@@ -66,9 +66,9 @@ warn_of_errors(const PGresult *fields)
     const char *errors = PQgetvalue(fields, 0, ERRORS);
 
     if (strcmp(job, "payout") == 0 && *errors != '\0' && strcmp(errors, "0") != 0)
-        message_warning("%s creators could not be paid: the server's log has the reasons", errors);
+        message_warning("creators that could not be paid: %s; the server's log has the reasons", errors);
     if (strcmp(job, "retry") == 0 && *errors != '\0' && strcmp(errors, "0") != 0)
-        message_warning("%s payouts could not be taken up: the server's log has the reasons", errors);
+        message_warning("payouts that could not be taken up: %s; the server's log has the reasons", errors);
 }
 
 ExitCode

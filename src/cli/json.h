@@ -8,7 +8,7 @@
 
 #include "text.h"
 
-/* Adds a string with its quotes, escaped; the bytes are UTF-8 and are passed on. */
+/* Adds a string with its quotes, escaped; UTF-8 is passed on, bytes that are none become U+FFFD. */
 void json_add_string(Text *text, const char *string);
 
 /*

@@ -47,6 +47,12 @@ const Command commands[] = {
      NULL, COMMAND_CONNECTS | COMMAND_JSON, 1, 1, command_payout_eligibility},
     {"payout reconcile", "", "list every difference between payouts, transactions and ledger",
      "Exit status 1 when there is one.", NULL, COMMAND_CONNECTS | COMMAND_JSON, 0, 0, command_payout_reconcile},
+    {"listen", "", "receive webhooks for development: verify, show, answer as told",
+     "Needs no server. Set apapacho_jobs.outbox_webhook_url to the address that it prints. Every signature that a "
+     "delivery\n"
+     "has must be right, and one must be there, or it is answered 401; without a secret they are not checked.\n"
+     "Ctrl-C ends it.",
+     listen_options, COMMAND_JSON, 0, 0, command_listen},
     {0},
 };
 
@@ -126,7 +132,10 @@ run_program(int argc, char **argv)
 int
 main(int argc, char **argv)
 {
+    /* All texts are UTF-8, also where a crontab has no locale. */
     setlocale(LC_CTYPE, "");
+    if (MB_CUR_MAX == 1)
+        setlocale(LC_CTYPE, "C.UTF-8");
     signal(SIGPIPE, SIG_IGN);
     return (int)finish_output(run_program(argc, argv));
 }

@@ -141,17 +141,19 @@ find_extension(Session *session, Failure *failure)
 bool
 session_open(Session *session, const ConnInfo *info, Failure *failure)
 {
-    const char *keywords[CONNINFO_MAX + 2];
-    const char *values[CONNINFO_MAX + 2];
+    const char *keywords[CONNINFO_MAX + 3];
+    const char *values[CONNINFO_MAX + 3];
     PGresult *result;
 
     /* First, so that whatever follows outweighs it. */
     keywords[0] = "fallback_application_name";
     values[0] = PROGRAM_NAME;
-    memcpy(keywords + 1, info->keywords, sizeof info->keywords);
-    memcpy(values + 1, info->values, sizeof info->values);
-    keywords[info->count + 1] = NULL;
-    values[info->count + 1] = NULL;
+    memcpy(keywords + 1, info->keywords, sizeof *keywords * (size_t)info->count);
+    memcpy(values + 1, info->values, sizeof *values * (size_t)info->count);
+    keywords[info->count + 1] = "client_encoding";
+    values[info->count + 1] = "UTF8";
+    keywords[info->count + 2] = NULL;
+    values[info->count + 2] = NULL;
     session->schema = copy_string("public");
     session->connection = PQconnectdbParams(keywords, values, 0);
     if (PQstatus(session->connection) != CONNECTION_OK) {

@@ -41,15 +41,23 @@ print_members(Session *session, const char *document)
 {
     const char *values[] = {document};
     PGresult *result;
+    int width = 0;
     ExitCode code = client_query(session, "SELECT key, value FROM json_each_text($1::json)", 1, values, &result);
 
+    for (int row = 0; code == EXIT_DONE && row < PQntuples(result); row++) {
+        Text key = {0};
+
+        table_add_heading(&key, PQgetvalue(result, row, 0));
+        width = (int)key.length > width ? (int)key.length : width;
+        text_free(&key);
+    }
     for (int row = 0; code == EXIT_DONE && row < PQntuples(result); row++) {
         Text key = {0};
         Text value = {0};
 
         table_add_heading(&key, PQgetvalue(result, row, 0));
         text_add_printable(&value, PQgetisnull(result, row, 1) ? "-" : PQgetvalue(result, row, 1));
-        printf("%s%-24s%s %s\n", colour(stdout, COLOUR_BOLD), text_of(&key), colour(stdout, COLOUR_PLAIN),
+        printf("%s%-*s%s  %s\n", colour(stdout, COLOUR_BOLD), width, text_of(&key), colour(stdout, COLOUR_PLAIN),
                text_of(&value));
         text_free(&key);
         text_free(&value);
