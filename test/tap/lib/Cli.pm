@@ -84,16 +84,16 @@ package Cli::Program;
 sub output { $_[0]{run}->pump_nb if $_[0]{run} && $_[0]{run}->pumpable; return $_[0]{out}; }
 sub errors { $_[0]{run}->pump_nb if $_[0]{run} && $_[0]{run}->pumpable; return $_[0]{err}; }
 
+# Waits until stdout has this; what was matched, or its first group.
 sub wait_for_output {
     my ($program, $pattern) = @_;
     my $deadline = Time::HiRes::time() + $PostgreSQL::Test::Utils::timeout_default;
 
-    until ($program->output =~ $pattern) {
-        Carp::croak("timed out waiting for $pattern from $program->{name}; it said:\n$program->{out}$program->{err}")
-            if Time::HiRes::time() > $deadline;
+    while (Time::HiRes::time() < $deadline) {
+        return $1 // $& if $program->output =~ $pattern;
         Time::HiRes::usleep(20_000);
     }
-    return $1 // $&;
+    Carp::croak("timed out waiting for $pattern from $program->{name}; it said:\n$program->{out}$program->{err}");
 }
 
 # Types a text, on the terminal of a program that was started with types => 1 below script(1).
