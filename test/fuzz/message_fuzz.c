@@ -23,6 +23,21 @@ require(bool holds)
         abort();
 }
 
+/* A receiver takes any bytes; what it finds lies within them. */
+static void
+fuzz_body(const char *body, size_t length)
+{
+    EventBody event;
+    const Slice *const slices[] = {&event.id, &event.type, &event.aggregate_type, &event.aggregate_id, &event.payload};
+
+    if (!event_body_parse(body, length, &event))
+        return;
+    for (int i = 0; i < 5; i++) {
+        require(slices[i]->data > body && slices[i]->data < body + length);
+        require(slices[i]->length < (size_t)(body + length - slices[i]->data));
+    }
+}
+
 static void
 fuzz_message(char *const texts[TEXTS])
 {
@@ -46,21 +61,6 @@ fuzz_message(char *const texts[TEXTS])
     for (size_t i = 0; i < layout.body_length; i++)
         require((i >= layout.payload_offset && i < end) || (unsigned char)body[i] >= ' ');
     free(body);
-}
-
-/* A receiver takes any bytes; what it finds lies within them. */
-static void
-fuzz_body(const char *body, size_t length)
-{
-    EventBody event;
-    const Slice *const slices[] = {&event.id, &event.type, &event.aggregate_type, &event.aggregate_id, &event.payload};
-
-    if (!event_body_parse(body, length, &event))
-        return;
-    for (int i = 0; i < 5; i++) {
-        require(slices[i]->data > body && slices[i]->data < body + length);
-        require(slices[i]->length < (size_t)(body + length - slices[i]->data));
-    }
 }
 
 /* A secret is accepted by the check and by the keys alike; its signatures verify, and fail for another message. */
