@@ -174,7 +174,7 @@ $(INSTALL_SQL): $(SQL_PARTS) $(EXTENSION).control Makefile
 	mv $@.tmp $@
 
 # The program has nothing of the server's: its own flags, libpq, and src/lib as the module has it.
-CLI_CFLAGS = -std=gnu11 -O2 -g -Wall -Wextra -Werror $(COPT)
+CLI_CFLAGS = -std=gnu11 -O2 -g -fstack-protector-strong -Wall -Wextra -Werror -Wformat-security $(COPT)
 CLI_CPPFLAGS = -D_GNU_SOURCE -DAPAPACHO_VERSION='"$(EXTENSION_VERSION)"' -I$(srcdir)/src -I$(srcdir)/src/lib/delivery \
 	-I$(includedir)
 CLI_LIBS = -L$(libdir) -lpq -lmicrohttpd -lcurl -lcrypto -lpthread
