@@ -9,9 +9,9 @@
 #include "lib/delivery/engine.h"
 #include "outbox/hand.h"
 
-/* Keeps what is to be known of an attempt with the event, until the outcome is recorded; or nothing, by the settings.
+/* Keeps what is to be known of an attempt with the target, until the outcome is recorded; or nothing, by the settings.
  */
-void attempt_note(OutboxHand *hand, OutboxEvent *event, const DeliveryResult *result);
+void attempt_note(OutboxHand *hand, OutboxTarget *target, const DeliveryResult *result);
 
 /* Writes the attempts of the events whose outcomes are being recorded, within that transaction, as ourselves. */
 void attempt_record(const OutboxHand *hand);

@@ -35,8 +35,9 @@ static const char delete_sql[] = "DELETE FROM %s e WHERE e.ctid = ANY ($1) AND e
 
 /* Retries whose event is gone or done with; found as the owner of the events, deleted as ourselves. */
 static const char find_retries_sql[] =
-    "SELECT pg_catalog.array_agg(r.event_id) FROM apapacho_jobs.outbox_waiting r WHERE NOT EXISTS"
-    " (SELECT FROM %s e WHERE e.id = r.event_id AND e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1)";
+    "SELECT pg_catalog.array_agg(DISTINCT r.event_id) FROM apapacho_jobs.outbox_waiting r WHERE NOT EXISTS"
+    " (SELECT FROM %s e WHERE e.id = r.event_id AND e.\"publishedAt\" IS NULL"
+    "  AND (e.\"retryCount\" < $1 OR r.failed_at IS NOT NULL))";
 
 static const char delete_retries_sql[] = "DELETE FROM apapacho_jobs.outbox_retry WHERE event_id = ANY ($1)";
 

@@ -17,11 +17,10 @@ typedef struct Publisher {
     const JobRun *run;
     PublisherType type;
     OutboxHand *hand;
-    Endpoint endpoint;
-    double endpoint_at; /* when it was looked at last, by publisher_clock_ms() */
-    int64 left;         /* events that may still be claimed */
-    bool stopped;       /* nothing else is to be begun */
-    int part;           /* of the slots: number part of parts; the helpers have the others */
+    double endpoints_at; /* when the endpoints' state was looked at last, by publisher_clock_ms() */
+    int64 left;          /* events that may still be claimed */
+    bool stopped;        /* nothing else is to be begun */
+    int part;            /* of the slots: number part of parts; the helpers have the others */
     int parts;
     bool wants_help;        /* there is a lot to do: helpers are to be started when nothing is in hand */
     TimestampTz retry_at;   /* when the first event that waits is to be tried again; 0: none */
