@@ -1,5 +1,5 @@
 # 023_left_over.pl: what is left of runs that were taken and not begun when the server stops, and who hears of those that were cut off;
-# intervals when the clock is set back.
+# intervals when the clock is set back; a schedule that never fires.
 #
 # The schedulers' clock is moved by apapacho_jobs.debug_clock_offset.
 use strict;
@@ -101,6 +101,18 @@ subtest 'an interval goes on from the new time when the clock is set back by mor
     is($node->ask(q{SELECT pass FROM apapacho_jobs.job_state WHERE job_id = (SELECT id FROM apapacho_jobs.job WHERE name = 'hourly')}), '1',
         'its time has begun anew');
     is($node->ask(q{SELECT count(*) FROM apapacho_jobs.run WHERE job = 'hourly'}), '1', 'nothing runs again');
+};
+
+subtest 'a built-in job whose schedule never fires in the zone that is set' => sub {
+    my $position = $node->log_position;
+
+    # the last Sunday of March from two to three, when Berlin has no such time
+    $node->reconfigure('apapacho_jobs.debug_clock_offset' => 0, 'apapacho_jobs.retry_cron' => '*/30 2 * 3 sunL');
+    $node->wait_for(q{SELECT running AND next_run IS NOT NULL FROM apapacho_job_status() WHERE name = 'retry'}, 'in UTC it does');
+    $node->reconfigure('apapacho_jobs.timezone' => 'Europe/Berlin');
+    $node->wait_for_log(qr/WARNING: .*job "retry" is not scheduled: its schedule "[^"]+" never fires in time zone "Europe\/Berlin"/, $position);
+    $node->wait_for(q{SELECT NOT running AND next_run IS NULL FROM apapacho_job_status() WHERE name = 'retry'}, 'is not scheduled');
+    is($node->ask(q{SELECT running FROM apapacho_job_status() WHERE name = 'hourly'}), 't', 'others are');
 };
 
 $node->stop;
