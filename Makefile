@@ -83,6 +83,7 @@ OUTBOX_OBJS = \
 	src/outbox/helpers.o \
 	src/outbox/intake.o \
 	src/outbox/monitor.o \
+	src/outbox/open_transactions.o \
 	src/outbox/printable.o \
 	src/outbox/publisher.o \
 	src/outbox/record.o \

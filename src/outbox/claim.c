@@ -582,22 +582,3 @@ outbox_claim(OutboxHand *hand, int limit, Timestamp from)
     MemoryContextSwitchTo(before);
     return claim;
 }
-
-TimestampTz
-outbox_oldest_writer(void)
-{
-    TimestampTz oldest;
-
-    xact_begin("apapacho_jobs: looking for the oldest transaction");
-    (void)spi_run("SELECT LEAST((SELECT CASE WHEN pg_catalog.bool_or(a.state OPERATOR(pg_catalog.=) 'disabled')"
-                  "   THEN '-infinity' ELSE pg_catalog.min(a.xact_start) END FROM pg_catalog.pg_stat_activity AS a"
-                  "  WHERE a.datid OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database AS d"
-                  "   WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
-                  "  AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()), pg_catalog.clock_timestamp(),"
-                  " (SELECT '-infinity'::timestamptz FROM pg_catalog.pg_prepared_xacts"
-                  "  WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database() LIMIT 1))",
-                  0, NULL, NULL, NULL, true, 1);
-    oldest = spi_time(0, 1);
-    xact_commit();
-    return oldest;
-}

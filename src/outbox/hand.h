@@ -174,11 +174,25 @@ typedef struct OutboxClaim {
  */
 OutboxClaim outbox_claim(OutboxHand *hand, int limit, Timestamp from);
 
+#define OUTBOX_MOST_TRANSACTIONS 1000
+
+/* The transactions of this database that were open at some time, but for our own. */
+typedef struct OpenTransactions {
+    bool known; /* false: they cannot be told (some are prepared, or hidden, or there are too many) */
+    TimestampTz at;
+    int count;
+    int pids[OUTBOX_MOST_TRANSACTIONS];
+    TimestampTz started_at[OUTBOX_MOST_TRANSACTIONS];
+} OpenTransactions;
+
+void outbox_list_transactions(OpenTransactions *list);
+
 /*
- * When the oldest transaction of this database that is open began, the present if there is none: what is committed
- * after this and has a default "createdAt" is not older. DT_NOBEGIN: that cannot be told, there are prepared ones.
+ * What has been committed between two lists, and has a default "createdAt", is not older than this (as long as the
+ * clocks agree): when the oldest of the transactions began that have ended since the first one was made, or when it was
+ * made. DT_NOBEGIN: that cannot be told.
  */
-TimestampTz outbox_oldest_writer(void);
+TimestampTz outbox_oldest_ended(const OpenTransactions *before, const OpenTransactions *now);
 
 /*
  * Writes the noted outcomes down in one transaction of its own; when there are none, does nothing. When the run is

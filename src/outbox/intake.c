@@ -198,21 +198,49 @@ must_look_at_all(const Publisher *publisher)
 }
 
 /*
+ * Moves the position back to where transactions that have ended since the last claim may have added events. Those that
+ * are still open do no harm yet, however old they are. To be called before the claim's snapshot.
+ */
+static void
+heed_late_events(Publisher *publisher, OpenTransactions *now)
+{
+    TimestampTz oldest;
+
+    outbox_list_transactions(now);
+    if (publisher->position == DT_NOBEGIN)
+        return;
+    oldest = outbox_oldest_ended(&publisher->open, now);
+    publisher->position =
+        oldest == DT_NOBEGIN ? DT_NOBEGIN : Min(publisher->position, oldest - CLOCK_SKEW_S * USECS_PER_SEC);
+}
+
+/* What a claim of all events has told: how long it takes, and whether that is too long for each claim. */
+static void
+note_whole_claim(Publisher *publisher, double started_at, int count)
+{
+    publisher->whole_claim_at = publisher_clock_ms();
+    publisher->whole_claim_ms = publisher->whole_claim_at - started_at;
+    publisher->slow = publisher->whole_claim_ms > SLOW_CLAIM_MS && publisher->whole_claim_ms > SLOW_EVENT_MS * count;
+}
+
+/*
  * Claims from the oldest pending event on. Where that is slow, since many wait there for a retry, or for another one of
- * their aggregate, most claims begin where the last one ended, less what open transactions may still add before that.
+ * their aggregate, most claims begin where the last one ended, less what transactions may have added before that.
  */
 static int
 claim_from_position(Publisher *publisher, int limit_asked, bool *more)
 {
+    static OpenTransactions now;
     OutboxHand *hand = publisher->hand;
-    OutboxClaim claim;
-    int limit;
-    bool slow = publisher->slow;
-    TimestampTz oldest_writer = slow ? outbox_oldest_writer() : DT_NOBEGIN; /* before the claim's snapshot */
-    bool all = !slow || must_look_at_all(publisher);
-    Timestamp from = all ? DT_NOBEGIN : publisher->position;
     double started_at = publisher_clock_ms();
+    OutboxClaim claim;
+    bool all;
+    int limit;
 
+    now.known = false;
+    if (publisher->slow)
+        heed_late_events(publisher, &now);
+    all = !publisher->slow || must_look_at_all(publisher);
     if (all)
         hand->has_followers = false;
     limit = Min(limit_asked, set_rooms(hand, all));
@@ -222,20 +250,15 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
         publisher->position = DT_NOBEGIN; /* all endpoints are behind */
         return claim_from_position(publisher, limit_asked, more);
     }
-    claim = outbox_claim(hand, limit, from);
+    claim = outbox_claim(hand, limit, all ? DT_NOBEGIN : publisher->position);
     note_behind(hand, all);
     *more = claim.more;
     publisher->stopped = publisher->stopped || claim.outdated;
-    if (all) {
-        publisher->whole_claim_at = publisher_clock_ms();
-        publisher->whole_claim_ms = publisher_clock_ms() - started_at;
-        publisher->slow =
-            publisher->whole_claim_ms > SLOW_CLAIM_MS && publisher->whole_claim_ms > SLOW_EVENT_MS * claim.count;
-    }
+    if (all)
+        note_whole_claim(publisher, started_at, claim.count);
+    publisher->open = now;
     publisher->position =
-        oldest_writer == DT_NOBEGIN ? DT_NOBEGIN : Min(claim.seen, oldest_writer - CLOCK_SKEW_S * USECS_PER_SEC);
-    if (claim.is_usable_again)
-        publisher->position = DT_NOBEGIN;
+        now.known && !claim.is_usable_again ? Min(claim.seen, now.at - CLOCK_SKEW_S * USECS_PER_SEC) : DT_NOBEGIN;
     if (claim.count == 0 && !publisher->stopped && (!all || claim.is_usable_again)) {
         publisher->position = DT_NOBEGIN; /* nothing left but perhaps there */
         return claim_from_position(publisher, limit_asked, more);
