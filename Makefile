@@ -2,6 +2,7 @@
 #
 #   make            build the extension                make demo    see it working, on a throw-away server
 #   make install    install it into PostgreSQL         make check   set up what is needed and run every test
+#   make deb        Debian packages, in build/deb      make install-program   apapacho-jobs alone, below PROGRAM_PREFIX
 
 EXTENSION = apapacho_jobs
 EXTENSION_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
@@ -19,6 +20,7 @@ LIB_OBJS = \
 	src/lib/cron/words.o \
 	src/lib/delivery/address.o \
 	src/lib/delivery/answer.o \
+	src/lib/delivery/body.o \
 	src/lib/delivery/cloudevents.o \
 	src/lib/delivery/ed25519.o \
 	src/lib/delivery/engine.o \
@@ -99,6 +101,37 @@ PAYOUT_OBJS = \
 	src/payout/retry.o \
 	src/payout/state.o
 
+# apapacho-jobs, the companion program: a client, no part of the module
+CLI_OBJS = \
+	src/cli/bind.o \
+	src/cli/client.o \
+	src/cli/conninfo.o \
+	src/cli/cron.o \
+	src/cli/help.o \
+	src/cli/joblog.o \
+	src/cli/json.o \
+	src/cli/listen.o \
+	src/cli/listen_answer.o \
+	src/cli/listen_forward.o \
+	src/cli/listen_http.o \
+	src/cli/listen_judge.o \
+	src/cli/listen_report.o \
+	src/cli/main.o \
+	src/cli/message.o \
+	src/cli/options.o \
+	src/cli/outbox.o \
+	src/cli/payout.o \
+	src/cli/pretty.o \
+	src/cli/progress.o \
+	src/cli/run.o \
+	src/cli/runs.o \
+	src/cli/session.o \
+	src/cli/show.o \
+	src/cli/status.o \
+	src/cli/table.o \
+	src/cli/text.o \
+	src/cli/zone.o
+
 OBJS = $(LIB_OBJS) $(SERVER_OBJS) $(SCHEDULER_OBJS) $(OUTBOX_OBJS) $(PAYOUT_OBJS)
 
 # The install script is put together from the features' SQL, in this order.
@@ -112,7 +145,8 @@ SQL_PARTS = \
 
 INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql
 DATA_built = $(INSTALL_SQL)
-EXTRA_CLEAN = $(INSTALL_SQL) build
+SCRIPTS_built = apapacho-jobs
+EXTRA_CLEAN = $(INSTALL_SQL) $(CLI_OBJS) build
 
 REGRESS = $(basename $(notdir $(wildcard sql/*.sql)))
 
@@ -143,8 +177,39 @@ $(INSTALL_SQL): $(SQL_PARTS) $(EXTENSION).control Makefile
 	{ printf '%s\n' '\echo Use "CREATE EXTENSION $(EXTENSION)" to load this file. \quit'; cat $(SQL_PARTS); } > $@.tmp
 	mv $@.tmp $@
 
+# The program has nothing of the server's: its own flags, libpq, and src/lib as the module has it.
+CLI_CFLAGS = -std=gnu11 -O2 -g -Wall -Wextra -Werror $(COPT)
+CLI_CPPFLAGS = -D_GNU_SOURCE -DAPAPACHO_VERSION='"$(EXTENSION_VERSION)"' -I$(srcdir)/src -I$(srcdir)/src/lib/delivery \
+	-I$(includedir)
+CLI_LIBS = -L$(libdir) -lpq -lmicrohttpd -lcurl -lcrypto -lpthread
+
+$(CLI_OBJS): %.o: %.c
+	$(CC) $(CLI_CFLAGS) $(CLI_CPPFLAGS) -c -o $@ $<
+
+apapacho-jobs: $(CLI_OBJS) $(LIB_OBJS)
+	$(CC) $(CLI_CFLAGS) -o $@ $^ $(LDFLAGS) $(LDFLAGS_EX) $(CLI_LIBS)
+
+# The program with all that belongs to it, wherever PostgreSQL is: with `make install` it is among PostgreSQL's programs only.
+PROGRAM_PREFIX ?= /usr/local
+program_root = $(DESTDIR)$(PROGRAM_PREFIX)
+
+install-program: apapacho-jobs
+	$(MKDIR_P) '$(program_root)/bin' '$(program_root)/share/man/man1' '$(program_root)/share/bash-completion/completions' \
+		'$(program_root)/lib/systemd/system'
+	$(INSTALL_SCRIPT) apapacho-jobs '$(program_root)/bin/'
+	$(INSTALL_DATA) $(srcdir)/packaging/apapacho-jobs.1 '$(program_root)/share/man/man1/'
+	$(INSTALL_DATA) $(srcdir)/packaging/apapacho-jobs.bash '$(program_root)/share/bash-completion/completions/apapacho-jobs'
+	for unit in $(notdir $(wildcard packaging/systemd/*.service packaging/systemd/*.timer)); do \
+		sed 's,/usr/bin/,$(PROGRAM_PREFIX)/bin/,' "$(srcdir)/packaging/systemd/$$unit" >'$(program_root)/lib/systemd/system/'"$$unit"; \
+	done
+
+deb: all
+	PG_CONFIG='$(PG_CONFIG)' MAKE='$(MAKE)' bash $(srcdir)/packaging/deb.sh
+
+.PHONY: install-program deb
+
 # Headers are few: a change to any of them rebuilds all.
-$(OBJS): $(wildcard src/*/*.h src/lib/*/*.h)
+$(OBJS) $(CLI_OBJS): $(wildcard src/*/*.h src/lib/*/*.h)
 
 else
 

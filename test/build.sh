@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh DIRECTORY: builds the extension and the tests' programs, and installs the extension into a private copy of PostgreSQL.
+# build.sh DIRECTORY: builds the extension and its program, and installs both into a private copy of PostgreSQL.
 #
 # Run by test/sandbox.sh, in the copy of the sources. PostgreSQL finds its files relative to its own program, so a copy below
 # DIRECTORY with the same layout is a complete installation: programs are copied, all else is symbolic links to the installed files.
@@ -22,7 +22,8 @@ copy_postgres() {
     cp -as "$pkglibdir/." "$server$pkglibdir"
     cp -as "$sharedir/." "$server$sharedir"
     # An apapacho_jobs of the system is not the one under test.
-    rm -rf "$server$pkglibdir"/apapacho_jobs* "$server$pkglibdir"/bitcode/apapacho_jobs* "$server$sharedir"/extension/apapacho_jobs*
+    rm -rf "$server$pkglibdir"/apapacho_jobs* "$server$pkglibdir"/bitcode/apapacho_jobs* "$server$sharedir"/extension/apapacho_jobs* \
+        "$server$bindir/apapacho-jobs"
 }
 
 logged() {
@@ -41,5 +42,4 @@ say "${dim}Building with $("$PG_CONFIG" --version) ...$plain"
 copy_postgres
 logged make -j "${JOBS:-2}" "${arguments[@]}" all
 logged make "${arguments[@]}" install DESTDIR="$server"
-logged make -j "${JOBS:-2}" -f test/programs.mk programs
 say "${dim}Built in $SECONDS s.$plain"

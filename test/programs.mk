@@ -1,6 +1,5 @@
 # programs.mk: the tests' own programs, in plain C, without PostgreSQL. Run from the top: make -f test/programs.mk TARGET
 #
-#   programs   build/receiver         the webhook receiver of the tests and of the demo
 #   unit       build/unit/*           test/unit/*_test.c, each linked with src/lib, with sanitizers
 #   fuzz       build/fuzz/*           test/fuzz/*_fuzz.c, each linked with src/lib, with clang's fuzzer
 
@@ -18,17 +17,11 @@ LIB = $(wildcard src/lib/*/*.c)
 HEADERS = $(wildcard src/lib/*/*.h test/*/*.h)
 UNIT = $(patsubst test/unit/%.c,$(BUILD)/unit/%,$(wildcard test/unit/*_test.c))
 FUZZ = $(patsubst test/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard test/fuzz/*_fuzz.c))
-RECEIVER = $(wildcard test/receiver/*.c)
 
-programs: $(if $(RECEIVER),$(BUILD)/receiver)
 unit: $(UNIT)
 fuzz: $(FUZZ)
-.PHONY: programs unit fuzz
+.PHONY: unit fuzz
 .SECONDARY:
-
-$(BUILD)/plain/%.o: src/lib/%.c $(HEADERS)
-	@mkdir -p $(@D)
-	$(CC) $(FLAGS) -O2 -c -o $@ $<
 
 $(BUILD)/sanitized/%.o: src/lib/%.c $(HEADERS)
 	@mkdir -p $(@D)
@@ -37,10 +30,6 @@ $(BUILD)/sanitized/%.o: src/lib/%.c $(HEADERS)
 $(BUILD)/fuzzed/%.o: src/lib/%.c $(HEADERS)
 	@mkdir -p $(@D)
 	$(CLANG) $(FLAGS) -O1 $(SANITIZE) -fsanitize=fuzzer-no-link -c -o $@ $<
-
-$(BUILD)/receiver: $(RECEIVER) $(BUILD)/plain/delivery/signature.o $(BUILD)/plain/delivery/secret.o \
-		$(BUILD)/plain/delivery/ed25519.o $(HEADERS)
-	$(CC) $(FLAGS) -O2 -o $@ $(filter %.c %.o,$^) -lmicrohttpd -lcrypto
 
 $(BUILD)/unit/%: test/unit/%.c $(LIB:src/lib/%.c=$(BUILD)/sanitized/%.o) $(HEADERS)
 	@mkdir -p $(@D)

@@ -10,9 +10,9 @@
 # what has changed.
 #
 # COMMAND finds in its environment
-#   PATH             the private PostgreSQL's programs first
+#   PATH             the private PostgreSQL's programs and apapacho-jobs first
 #   PG_CONFIG        that of the PostgreSQL which the extension was built with
-#   APAPACHO_BUILD   directory of the tests' own programs (test/programs.mk)
+#   APAPACHO_BUILD   directory for what is built and written by the tests (test/programs.mk)
 #   APAPACHO_PGXS    PostgreSQL's directory with pg_regress and the modules PostgreSQL::Test below
 #   TMPDIR           a directory of short name for sockets and data
 #   npm_config_*     npm's registry, where there is npm: another user in another home would not know of it
@@ -91,7 +91,7 @@ make_work_directory() {
     mkdir -p "$work/source" "$work/tmp" "$work/home"
     # Modification times are kept, so that make can tell what has changed in a directory used before.
     tar -C "$top" -cf - --exclude=./.git --exclude=./build --exclude=./tmp_check --exclude=./results --exclude=./output_iso \
-        --exclude='./apapacho_jobs--*.sql' --exclude='*.o' --exclude='*.so' --exclude='*.bc' . \
+        --exclude='./apapacho_jobs--*.sql' --exclude=./apapacho-jobs --exclude='*.o' --exclude='*.so' --exclude='*.bc' . \
         | tar -C "$work/source" -xf - --no-same-owner
     [[ -z $user ]] || chown -R "$user:" "$work"
 }

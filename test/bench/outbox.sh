@@ -40,12 +40,12 @@ CONF
         receiver=$!
         say "  receiver: nginx"
     else
-        "$APAPACHO_BUILD/receiver" --port 0 --port-file "$work/port" --secret bench --quiet >"$work/receiver.log" 2>&1 &
+        apapacho-jobs listen --port 0 --port-file "$work/port" --secret bench --quiet >"$work/receiver.log" 2>&1 &
         # shellcheck disable=SC2034  # bench.sh ends it
         receiver=$!
         wait_for 20 "the receiver's port" test -s "$work/port"
         port=$(cat "$work/port")
-        say "  receiver: the tests' own, which verifies every signature of ours"
+        say "  receiver: apapacho-jobs listen, which verifies every signature"
     fi
     url=http://127.0.0.1:$port/hook
     wait_for 20 "the receiver" bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" 2>/dev/null

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # demo.sh: the extension at work, from CREATE EXTENSION to signed webhooks. Run it by `make demo`.
 #
-# Starts a PostgreSQL of its own (Unix socket only) and the tests' webhook receiver, runs the jobs and shows what they do, then looks
+# Starts a PostgreSQL of its own (Unix socket only) and `apapacho-jobs listen`, runs the jobs and shows what they do, then looks
 # whether all of it was right: the exit status tells. test/sandbox.sh stops and removes everything afterwards.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -83,7 +83,7 @@ CONF
 }
 
 start_receiver() {
-    "$APAPACHO_BUILD/receiver" --port 0 --port-file "$demo/port" --secret "$secret" --log "$events_log" >"$receiver_log" 2>&1 &
+    apapacho-jobs listen --brief --port 0 --port-file "$demo/port" --secret "$secret" --log "$events_log" >"$receiver_log" 2>&1 &
     receiver=$!
     wait_for 30 "the receiver's port" test -s "$demo/port"
 }

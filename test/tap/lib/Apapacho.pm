@@ -427,34 +427,24 @@ sub log_since {
 
 =back
 
-=head1 RECEIVER
+=head1 PROGRAM
 
 =over
 
-=item Apapacho::receiver()
-
-The path of the webhook receiver that the tests are built with, or undef when there is none.
-
 =item Apapacho->start_receiver(@arguments)
 
-Starts it with these arguments. On what it returns: C<output> (what it has printed so far, stdout and stderr), C<wait_for_output(qr/../)>
-(the text matched, or its first group) and C<stop>. It is stopped with the test in any case.
+Starts C<apapacho-jobs listen>, on a free port, with these arguments. On what it returns: C<output> (what it has printed so far, stdout
+and stderr), C<wait_for_output(qr/../)> (the text matched, or its first group) and C<stop>. It is stopped with the test in any case.
 
 =cut
 
 my @receivers;
 
-sub receiver {
-    my $program = ($ENV{APAPACHO_BUILD} // 'build') . '/receiver';
-    return -x $program ? $program : undef;
-}
-
 sub start_receiver {
     my ($class, @arguments) = @_;
-    my $program = receiver() // croak 'the receiver is not built';
     my $receiver = bless { output => '' }, 'Apapacho::Receiver';
 
-    $receiver->{run} = IPC::Run::start([$program, @arguments], '<', \undef, '>', \$receiver->{output},
+    $receiver->{run} = IPC::Run::start([qw(apapacho-jobs listen --port 0), @arguments], '<', \undef, '>', \$receiver->{output},
         '2>', \$receiver->{output});
     push @receivers, $receiver;
     return $receiver;

@@ -1,6 +1,6 @@
 /*
  * A scanner for one JSON object, deep enough to find its members' exact bytes. It trusts nothing but needs no more:
- * what is inside the values is only skipped. Runs in the receiver's threads; owns no memory.
+ * what is inside the values is only skipped. Runs in a receiver's threads; owns no memory.
  */
 #include "body.h"
 

@@ -1,9 +1,9 @@
 /*
- * Finds the fields of a webhook's JSON body as they stand there, byte for byte. Used by the receiver only, on the
+ * Finds the fields of a webhook's JSON body as they stand there, byte for byte: the receiver's side. Works on the
  * memory of its caller; nothing is copied or allocated.
  */
-#ifndef APAPACHO_RECEIVER_BODY_H
-#define APAPACHO_RECEIVER_BODY_H
+#ifndef APAPACHO_DELIVERY_BODY_H
+#define APAPACHO_DELIVERY_BODY_H
 
 #include <stdbool.h>
 #include <stddef.h>
