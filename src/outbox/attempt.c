@@ -13,7 +13,11 @@
 #include "server/delivery_settings.h"
 #include "server/xact.h"
 
-#define COLUMNS 16
+#define COLUMNS 17
+
+/* A time that is kept fills so many buckets. */
+#define BUCKETS_KEPT 5
+#define LONGEST_BUCKET_DAYS 3650 /* where everything is kept */
 
 struct OutboxAttempt {
     TimestampTz at; /* when it ended */
@@ -33,8 +37,8 @@ StaticAssertDecl(lengthof(class_names) == COUNTER_CLASSES, "classes are counted"
 
 static const char insert_sql[] =
     "INSERT INTO apapacho_jobs.outbox_attempt (at, event_id, event_type, endpoint, attempt, delivered, http_status,"
-    " error_class, error, lookup_ms, connect_ms, tls_ms, first_byte_ms, total_ms, peer, response)"
-    " VALUES ($1, $2, $3, $16, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)";
+    " error_class, error, lookup_ms, connect_ms, tls_ms, first_byte_ms, total_ms, peer, response, bucket)"
+    " VALUES ($1, $2, $3, $16, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $17)";
 
 void
 attempt_note(OutboxHand *hand, OutboxTarget *target, const DeliveryResult *result)
@@ -73,6 +77,20 @@ attempt_class_name(int error_class)
     return class_names[error_class];
 }
 
+int
+attempt_bucket_days(void)
+{
+    if (setting_outbox_attempts_days == 0)
+        return LONGEST_BUCKET_DAYS;
+    return (setting_outbox_attempts_days + BUCKETS_KEPT - 1) / BUCKETS_KEPT;
+}
+
+int
+attempt_bucket(TimestampTz at)
+{
+    return (int)(Max(at, 0) / USECS_PER_DAY / attempt_bucket_days() % ATTEMPT_BUCKETS);
+}
+
 static Datum
 text_or_null(const char *text, char *null)
 {
@@ -92,8 +110,9 @@ static void
 write_attempt(const OutboxHand *hand, const OutboxTarget *target)
 {
     static SPIPlanPtr plan = NULL;
-    static Oid types[COLUMNS] = {TIMESTAMPTZOID, TEXTOID,   TEXTOID,   INT4OID,   BOOLOID,   INT4OID, TEXTOID, TEXTOID,
-                                 FLOAT8OID,      FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID, TEXTOID, TEXTOID, TEXTOID};
+    static Oid types[COLUMNS] = {TIMESTAMPTZOID, TEXTOID, TEXTOID,   INT4OID,   BOOLOID,   INT4OID,
+                                 TEXTOID,        TEXTOID, FLOAT8OID, FLOAT8OID, FLOAT8OID, FLOAT8OID,
+                                 FLOAT8OID,      TEXTOID, TEXTOID,   TEXTOID,   INT2OID};
     const OutboxEvent *event = target->event;
     const OutboxAttempt *attempt = target->attempt;
     const DeliveryTimings *timings = &attempt->timings;
@@ -119,6 +138,7 @@ write_attempt(const OutboxHand *hand, const OutboxTarget *target)
     values[13] = text_or_null(attempt->peer, &nulls[13]);
     values[14] = text_or_null(attempt->response, &nulls[14]);
     values[15] = CStringGetTextDatum(hand->endpoints->all[target->endpoint]->name);
+    values[16] = Int16GetDatum((int16)attempt_bucket(attempt->at));
     (void)spi_run_kept(&plan, insert_sql, COLUMNS, types, values, nulls);
 }
 

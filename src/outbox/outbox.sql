@@ -256,7 +256,8 @@ CREATE FUNCTION apapacho_jobs.unlock_outbox_slots() RETURNS void
 COMMENT ON FUNCTION apapacho_jobs.unlock_outbox_slots() IS 'lets go of all slots that this session holds';
 REVOKE EXECUTE ON FUNCTION apapacho_jobs.lock_outbox_slots(integer, integer), apapacho_jobs.unlock_outbox_slots() FROM PUBLIC;
 
--- Attempts to deliver events, by apapacho_jobs.outbox_log_attempts; the job cleanup deletes old ones. Not dumped.
+-- Attempts to deliver events, by apapacho_jobs.outbox_log_attempts. In buckets of some days each, which are used in turn: the job cleanup
+-- truncates those that are old enough. Not dumped.
 CREATE TABLE apapacho_jobs.outbox_attempt (
     at timestamptz NOT NULL,
     event_id text NOT NULL,
@@ -273,11 +274,21 @@ CREATE TABLE apapacho_jobs.outbox_attempt (
     first_byte_ms double precision,
     total_ms double precision,
     peer text,
-    response text
-) WITH (autovacuum_vacuum_scale_factor = 0.05);
+    response text,
+    bucket smallint NOT NULL
+) PARTITION BY LIST (bucket);
+CREATE TABLE apapacho_jobs.outbox_attempt_0 PARTITION OF apapacho_jobs.outbox_attempt FOR VALUES IN (0);
+CREATE TABLE apapacho_jobs.outbox_attempt_1 PARTITION OF apapacho_jobs.outbox_attempt FOR VALUES IN (1);
+CREATE TABLE apapacho_jobs.outbox_attempt_2 PARTITION OF apapacho_jobs.outbox_attempt FOR VALUES IN (2);
+CREATE TABLE apapacho_jobs.outbox_attempt_3 PARTITION OF apapacho_jobs.outbox_attempt FOR VALUES IN (3);
+CREATE TABLE apapacho_jobs.outbox_attempt_4 PARTITION OF apapacho_jobs.outbox_attempt FOR VALUES IN (4);
+CREATE TABLE apapacho_jobs.outbox_attempt_5 PARTITION OF apapacho_jobs.outbox_attempt FOR VALUES IN (5);
+CREATE TABLE apapacho_jobs.outbox_attempt_6 PARTITION OF apapacho_jobs.outbox_attempt FOR VALUES IN (6);
+CREATE TABLE apapacho_jobs.outbox_attempt_7 PARTITION OF apapacho_jobs.outbox_attempt FOR VALUES IN (7);
 CREATE INDEX outbox_attempt_at_idx ON apapacho_jobs.outbox_attempt (at);
 CREATE INDEX outbox_attempt_event_idx ON apapacho_jobs.outbox_attempt (event_id, at);
 COMMENT ON TABLE apapacho_jobs.outbox_attempt IS 'attempts to deliver outbox events, by default those that failed';
+COMMENT ON COLUMN apapacho_jobs.outbox_attempt.bucket IS 'which of the eight parts it is in: by its day, for a fifth of apapacho_jobs.outbox_attempts_days';
 COMMENT ON COLUMN apapacho_jobs.outbox_attempt.at IS 'when the attempt had ended';
 COMMENT ON COLUMN apapacho_jobs.outbox_attempt.attempt IS 'the event''s first, second ... attempt';
 COMMENT ON COLUMN apapacho_jobs.outbox_attempt.http_status IS 'null: no answer came';

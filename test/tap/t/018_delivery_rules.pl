@@ -67,9 +67,24 @@ subtest 'the schedule of retries: an event is tried again when it is due, withou
     $node->wait_for($pending, 'recorded');
     $recorder->take;
 
-    $node->ask(q{UPDATE apapacho_jobs.outbox_attempt SET at = at - interval '31 days' WHERE NOT delivered});
+    $node->ask(q{UPDATE apapacho_jobs.outbox_attempt SET at = at - interval '37 days' WHERE NOT delivered});
     $node->run_job('cleanup');
     is($node->ask('SELECT count(*), bool_and(delivered) FROM apapacho_jobs.outbox_attempt'), '1|t', 'cleanup deletes old ones');
+    my $filled = q{SELECT count(*) FROM apapacho_jobs.outbox_attempt WHERE bucket = };
+    is($node->ask(q{SELECT count(DISTINCT bucket), min(bucket) = (max(at)::date - '2000-01-01') / 6 % 8 FROM apapacho_jobs.outbox_attempt}), '1|t', 'they are in the bucket of their day');
+    my $bucket = $node->ask('SELECT (max(bucket) + 1) % 8 FROM apapacho_jobs.outbox_attempt');
+    $node->ask("INSERT INTO apapacho_jobs.outbox_attempt (at, event_id, event_type, endpoint, attempt, delivered, bucket)
+        SELECT now() - interval '31 days' - n * interval '1 minute', 'e' || n, 'Old', 'default', 1, false, $bucket FROM generate_series(1, 100) n");
+    my $file = $node->ask("SELECT pg_relation_filenode('apapacho_jobs.outbox_attempt_$bucket')");
+    my $reader = $node->background_psql('postgres');
+    $reader->query_safe("BEGIN; SELECT count(*) FROM apapacho_jobs.outbox_attempt_$bucket");
+    $node->run_job('cleanup');
+    is($node->ask("$filled $bucket"), '100', 'a bucket that somebody reads stays until the next time');
+    $reader->query_safe('COMMIT');
+    $reader->quit;
+    $node->run_job('cleanup');
+    is($node->ask("$filled $bucket"), '0', 'then it is emptied');
+    isnt($node->ask("SELECT pg_relation_filenode('apapacho_jobs.outbox_attempt_$bucket')"), $file, 'as a whole');
     apply($node, 'apapacho_jobs.outbox_log_attempts' => 'failures');
     like(error_of_setting('outbox_retry_schedule', '5 s, soon'), qr/DETAIL: .*6/, 'a schedule that is none: where');
     like(error_of_setting('outbox_retry_schedule', ''), qr/ERROR: .*invalid value/, 'an empty one');
