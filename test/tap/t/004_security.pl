@@ -32,9 +32,9 @@ sub functions {
 subtest 'an ordinary role can execute next to nothing' => sub {
     is(functions(q{has_function_privilege('ordinary', p.oid, 'EXECUTE')}),
         'apapacho_cron_describe(text,text), apapacho_cron_next(text,timestamp with time zone,integer,text), ' .
-        'apapacho_jobs.check_user_tables(), apapacho_jobs.in_worker(), apapacho_jobs.table_definitions(), ' .
+        'apapacho_jobs.check_user_tables(), apapacho_jobs.in_worker(), apapacho_jobs.own_activity(bigint), apapacho_jobs.table_definitions(), ' .
         'apapacho_jobs.upcoming_slots(bigint), apapacho_jobs.uuid_v7(), apapacho_report_progress(bigint,bigint,text)',
-        'what is left to everybody: to look whether the tables are there, whether this is a worker, when something is due, and to make an id');
+        'what is left to everybody: to look whether the tables are there, whether this is a worker, when something is due or what is at work, and to make an id');
     my $calls = $node->ask(q{SELECT string_agg('SELECT * FROM ' || p.oid::regproc || '(' ||
             array_to_string(array_fill('NULL'::text, ARRAY[p.pronargs::int]), ', ') || ')', E'\n')
         FROM pg_proc AS p WHERE p.proname LIKE 'apapacho%' AND p.pronamespace = 'public'::regnamespace
@@ -52,7 +52,7 @@ subtest 'nor reach the extension\'s tables' => sub {
     is($node->ask('SELECT * FROM apapacho_jobs.outbox_waiting', role => 'ordinary'), '', 'the view that is for workers is empty');
     $node->ask('TRUNCATE apapacho_jobs.outbox_retry');
     $node->run_job('outbox');
-    for my $table (map { "apapacho_jobs.$_" } qw(job run history slot upcoming)) {
+    for my $table (map { "apapacho_jobs.$_" } qw(job run history slot upcoming activity)) {
         is($node->ask("SELECT * FROM $table", role => 'ordinary'), '', "$table shows the jobs of others to nobody");
         $tables =~ s/\b$table\b//;
     }
