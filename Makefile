@@ -104,6 +104,9 @@ SQL_PARTS = \
 	src/scheduler/jobs.sql \
 	src/scheduler/scheduler.sql \
 	src/outbox/outbox.sql \
+	src/payout/guard.sql \
+	src/payout/adjustment.sql \
+	src/payout/run.sql \
 	src/payout/payout.sql
 
 INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql
