@@ -2,8 +2,9 @@
 -- These tables are written by the guards and by runs, as the owner of "Payout", whom apapacho_payout_install_guards() grants that.
 
 CREATE TABLE apapacho_jobs.payout_claim (
-    transaction_id text PRIMARY KEY,
-    payout_id text NOT NULL
+    transaction_id text NOT NULL,
+    payout_id text NOT NULL,
+    CONSTRAINT transaction_in_one_live_payout PRIMARY KEY (transaction_id)
 );
 COMMENT ON TABLE apapacho_jobs.payout_claim IS
     'the payout that a transaction is in, for each that a live payout (or one that failed and is to be tried again) has an item for: no transaction is in two';
