@@ -56,8 +56,10 @@ static const char pay_sql[] =
     "   ROWS FROM (pg_catalog.unnest(y.ids), pg_catalog.unnest(y.amounts)) AS u (id, amount)"
     "  WHERE y.is_paid RETURNING 1),"
     " carried AS ("
-    "  UPDATE apapacho_jobs.payout_adjustment AS a SET payout_id = y.payout_id FROM decided AS y CROSS JOIN LATERAL"
-    "   pg_catalog.unnest(y.adjustment_ids) AS u (id) WHERE y.is_paid AND a.id = u.id),"
+    "  UPDATE apapacho_jobs.payout_adjustment AS a SET payout_id = c.payout_id FROM ("
+    "   SELECT y.payout_id, l.tid FROM decided AS y CROSS JOIN LATERAL pg_catalog.unnest(y.adjustment_ids) AS u (id)"
+    "    CROSS JOIN LATERAL (SELECT a.ctid AS tid FROM apapacho_jobs.payout_adjustment AS a WHERE a.id = u.id OFFSET 0)"
+    "    AS l WHERE y.is_paid) AS c WHERE a.ctid = c.tid),"
     " carried_item AS ("
     "  INSERT INTO apapacho_jobs.payout_adjustment_item (payout_id, adjustment_id)"
     "  SELECT y.payout_id, u.id FROM decided AS y CROSS JOIN LATERAL pg_catalog.unnest(y.adjustment_ids) AS u (id)"
@@ -123,18 +125,22 @@ typedef struct Finding {
     ".held_amount::numeric, " alias ".adjustments::numeric, " alias ".next_at, " alias ".look_at, " alias              \
     ".since, " alias ".sqlstate, " alias ".message)"
 
-static const char close_sql[] = "UPDATE apapacho_jobs.payout_reason AS n SET until_run = $14 FROM " FINDINGS
-                                " WHERE n.creator_id = u.creator_id AND n.until_run IS NULL"
-                                " AND (u.paid OR n.paid OR " COMPARED("n") " IS DISTINCT FROM " COMPARED("u") ")";
+/* Whether there is a row already, and whether it says the same. In the order of the findings. */
+static const char compare_sql[] =
+    "SELECT n.creator_id IS NOT NULL, NOT u.paid AND NOT n.paid AND " COMPARED("n") " IS NOT DISTINCT FROM " COMPARED(
+        "u") " FROM (SELECT u.*, pg_catalog.row_number() OVER () AS number FROM " FINDINGS
+             " OFFSET 0) AS u LEFT JOIN LATERAL (SELECT n.* FROM apapacho_jobs.payout_reason AS n"
+             "  WHERE n.creator_id = u.creator_id AND n.until_run IS NULL OFFSET 0) AS n ON true ORDER BY u.number";
+
+static const char close_sql[] = "UPDATE apapacho_jobs.payout_reason AS n SET until_run = $2"
+                                " WHERE n.creator_id = ANY ($1) AND n.until_run IS NULL";
 
 static const char open_sql[] =
     "INSERT INTO apapacho_jobs.payout_reason (creator_id, from_run, paid, reason, transactions, amount, held,"
     " held_amount, adjustments, next_at, look_at, since, sqlstate, message)"
     " SELECT u.creator_id, $14, u.paid, u.reason, u.transactions, u.amount::numeric, u.held, u.held_amount::numeric,"
     "  u.adjustments::numeric,"
-    "  u.next_at, u.look_at, u.since, u.sqlstate, u.message FROM " FINDINGS
-    " WHERE u.reason IS NOT NULL AND NOT EXISTS (SELECT FROM apapacho_jobs.payout_reason AS n"
-    "  WHERE n.creator_id = u.creator_id AND n.until_run IS NULL OFFSET 0)";
+    "  u.next_at, u.look_at, u.since, u.sqlstate, u.message FROM " FINDINGS;
 
 static const char begin_run_sql[] =
     "INSERT INTO apapacho_jobs.payout_run (id, job_run_id, cutoff, fee_schedule_id, hold_days, min_payout, frequency,"
@@ -203,18 +209,53 @@ finding_parameters(const Finding *findings, int count, Oid *types, Datum *values
     }
 }
 
+static bool row_bool(uint64 row, int column);
+
+/* Ends the rows that no longer hold and moves the findings that need a new one to the beginning; their number. */
+static int
+close_rows(const char *run_id, Finding *findings, int count)
+{
+    Oid types[KEEP_PARAMETERS];
+    Datum values[KEEP_PARAMETERS];
+    char **closed = palloc(sizeof(char *) * count);
+    int closed_count = 0;
+    int opened = 0;
+
+    finding_parameters(findings, count, types, values);
+    (void)spi_run(compare_sql, KEEP_PARAMETERS - 1, types, values, NULL, false, 0);
+    for (int i = 0; i < count; i++) {
+        bool exists = row_bool(i, 1);
+
+        if (exists && findings[i].reason != NULL && row_bool(i, 2))
+            continue;
+        if (exists)
+            closed[closed_count++] = findings[i].creator_id;
+        if (findings[i].reason != NULL)
+            findings[opened++] = findings[i];
+    }
+    if (closed_count > 0) {
+        Oid close_types[] = {TEXTARRAYOID, TEXTOID};
+        Datum close_values[] = {payout_text_array(closed, closed_count), CStringGetTextDatum(run_id)};
+
+        (void)spi_run(close_sql, 2, close_types, close_values, NULL, false, 0);
+    }
+    return opened;
+}
+
+/* Keeps what was found; the array is used up. */
 static void
-keep_findings(const char *run_id, const Finding *findings, int count)
+keep_findings(const char *run_id, Finding *findings, int count)
 {
     Oid types[KEEP_PARAMETERS];
     Datum values[KEEP_PARAMETERS];
 
+    if (count > 0)
+        count = close_rows(run_id, findings, count);
     if (count == 0)
         return;
     finding_parameters(findings, count, types, values);
     types[KEEP_PARAMETERS - 1] = TEXTOID;
     values[KEEP_PARAMETERS - 1] = CStringGetTextDatum(run_id);
-    (void)spi_run(close_sql, KEEP_PARAMETERS, types, values, NULL, false, 0);
     (void)spi_run(open_sql, KEEP_PARAMETERS, types, values, NULL, false, 0);
 }
 
