@@ -92,6 +92,8 @@ PAYOUT_OBJS = \
 	src/payout/calculation.o \
 	src/payout/divide.o \
 	src/payout/eligibility.o \
+	src/payout/export.o \
+	src/payout/export_file.o \
 	src/payout/retry.o \
 	src/payout/state.o
 
@@ -107,7 +109,9 @@ SQL_PARTS = \
 	src/payout/guard.sql \
 	src/payout/adjustment.sql \
 	src/payout/run.sql \
-	src/payout/payout.sql
+	src/payout/payout.sql \
+	src/payout/export_format.sql \
+	src/payout/export.sql
 
 INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql
 DATA_built = $(INSTALL_SQL)
