@@ -95,7 +95,8 @@ PAYOUT_OBJS = \
 	src/payout/export.o \
 	src/payout/export_file.o \
 	src/payout/retry.o \
-	src/payout/state.o
+	src/payout/state.o \
+	src/payout/statement.o
 
 OBJS = $(LIB_OBJS) $(SERVER_OBJS) $(SCHEDULER_OBJS) $(OUTBOX_OBJS) $(PAYOUT_OBJS)
 
@@ -111,7 +112,8 @@ SQL_PARTS = \
 	src/payout/run.sql \
 	src/payout/payout.sql \
 	src/payout/export_format.sql \
-	src/payout/export.sql
+	src/payout/export.sql \
+	src/payout/statement.sql
 
 INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql
 DATA_built = $(INSTALL_SQL)
