@@ -415,6 +415,7 @@ apapacho_payout_export(PG_FUNCTION_ARGS)
                         errdetail("Its snapshot may be older than a file that already has the same payouts."),
                         errhint("Use a transaction of isolation level read committed.")));
     payout_connect_spi();
+    payout_require_guards(true);
     (void)check_accounts();
 
     types[0] = DATEOID;

@@ -202,7 +202,7 @@ subtest 'as whom the SQL runs' => sub {
         GRANT USAGE, CREATE ON SCHEMA public TO tables_owner, accounts_owner;
         ALTER TABLE "Payout" OWNER TO tables_owner; ALTER TABLE "CreatorBankAccount" OWNER TO accounts_owner;
         ALTER TABLE "OutboxEvent" OWNER TO tables_owner; ALTER TABLE "PayoutItem" OWNER TO tables_owner; ALTER TABLE "Transaction" OWNER TO tables_owner;
-        ALTER TABLE "Creator" OWNER TO tables_owner;
+        ALTER TABLE "Creator" OWNER TO tables_owner; ALTER TABLE "LedgerEntry" OWNER TO tables_owner; ALTER TABLE "LedgerAccount" OWNER TO tables_owner;
         GRANT SELECT ON "Creator" TO accounts_owner; GRANT REFERENCES ON "Creator" TO accounts_owner;
         GRANT EXECUTE ON FUNCTION apapacho_payout_export, apapacho_payout_export_check, apapacho_payout_file, apapacho_payout_file_cancel,
             apapacho_payout_file_mark_sent TO treasurer;
@@ -214,7 +214,9 @@ subtest 'as whom the SQL runs' => sub {
             IF current_user NOT IN ('accounts_owner', 'tables_owner', 'postgres') OR
                 (current_user = 'postgres' AND current_setting('application_name') = 'trapped') THEN RAISE 'ran as %', current_user; END IF; RETURN value; END $$;
         CREATE INDEX trap1 ON "CreatorBankAccount" (trap_index("creatorId"));
-        CREATE INDEX trap2 ON "Payout" (trap_index("creatorId"));
+        CREATE INDEX trap2 ON "Payout" (trap_index("creatorId"))});
+    like($node->error_of(q{SELECT apapacho_payout_export('run-7', 'csv')}), qr/55000: payouts are not guarded/, 'no file without guards');
+    $node->ask(q{SELECT FROM apapacho_payout_install_guards();
         SELECT creator('f' || n, 20000, run => 'run-7') FROM generate_series(1, 2) AS n;
         DELETE FROM trap});
     my $as = "SET application_name = 'trapped';";
