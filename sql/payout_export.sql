@@ -140,6 +140,15 @@ SELECT i.payout_id, f.format, i.attempt, i.live FROM apapacho_jobs.payout_file_i
     WHERE i.payout_id = 'p-minus' ORDER BY i.attempt, f.format;
 SELECT * FROM apapacho_payout_export(NULL, 'fixed');
 
+-- who reads a file again is warned when it is not to be sent any more
+SELECT file_id AS third FROM retried \gset
+SELECT apapacho_payout_mark_cancelled('p-retry', 'fraud') ->> 'status' AS status;
+\set VERBOSITY terse
+SELECT payments FROM apapacho_payout_file(:'third');
+SELECT apapacho_payout_file_cancel(:'third', 'fraud') ->> 'released' AS released;
+SELECT payments FROM apapacho_payout_file(:'third');
+\set VERBOSITY sqlstate
+
 -- formats of one's own: codes, widths, several files, what cannot be used
 SELECT apapacho_jobs.payout_format_copy('csv', 'mine');
 UPDATE apapacho_jobs.payout_format SET separator = ',', quoting = 'always', formulas = 'quote', line_end = 'lf', last_line_end = false, max_payments = 2,

@@ -94,6 +94,9 @@ static const char event_sql[] =
               " FROM (SELECT apapacho_jobs.uuid_v7() AS id, p.\"id\" AS payout_id, p.\"creatorId\" AS creator_id,"
               "  p.\"payoutAmount\" AS amount FROM {Payout} AS p WHERE p.\"id\" = ANY ($1)) AS e";
 
+static const char live_files_sql[] = "SELECT ARRAY(SELECT f.id FROM apapacho_jobs.payout_file AS f"
+                                     " WHERE f.run_id = $1 AND f.format = $2 AND f.status = 'LIVE')";
+
 /* An export at work. */
 typedef struct Export {
     MemoryContext memory; /* what lasts as long as the export */
@@ -435,18 +438,15 @@ apapacho_payout_export(PG_FUNCTION_ARGS)
         make_files(&export);
         ForceSyncCommit(); /* the content is handed out as soon as this has committed: it must be on disk by then */
     }
-    if (export.run_null == 'n') {
-        types[0] = TEXTARRAYOID;
-        values[0] = export.files != NULL ? makeArrayResult(export.files, export.memory)
-                                         : PointerGetDatum(construct_empty_array(TEXTOID));
-        payout_file_return(fcinfo, "SELECT * FROM apapacho_jobs.payout_file_rows($1)", 1, types, values, NULL, false);
-    } else {
-        payout_file_return(fcinfo,
-                           "SELECT * FROM apapacho_jobs.payout_file_rows(ARRAY(SELECT f.id FROM"
-                           " apapacho_jobs.payout_file AS f WHERE f.run_id = $1 AND f.format = $2"
-                           " AND f.status = 'LIVE'))",
-                           2, types, values, nulls, false);
-    }
+    if (export.run_null != 'n')
+        ids = payout_file_statement(live_files_sql, 2, types, values, NULL, false, export.memory, &is_null);
+    else if (export.files != NULL)
+        ids = makeArrayResult(export.files, export.memory);
+    else
+        ids = PointerGetDatum(construct_empty_array(TEXTOID));
+    types[0] = TEXTARRAYOID;
+    payout_file_return(fcinfo, "SELECT * FROM apapacho_jobs.payout_file_rows($1)", 1, types, &ids, NULL, false);
+    payout_file_warn(ids, false);
     tell_what_is_left_out(&export, tuplestore_tuple_count(((ReturnSetInfo *)fcinfo->resultinfo)->setResult) == 0);
     SPI_finish();
     return (Datum)0;

@@ -19,4 +19,10 @@ Datum payout_file_statement(const char *sql, int count, Oid *types, Datum *value
 void payout_file_return(FunctionCallInfo fcinfo, const char *sql, int count, Oid *types, Datum *values,
                         const char *nulls, bool read_only);
 
+/*
+ * Warns when payouts in these files (a text[]) have come to another end since: a bank that gets such a file pays what
+ * may be paid again.
+ */
+void payout_file_warn(Datum ids, bool read_only);
+
 #endif

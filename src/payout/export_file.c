@@ -41,6 +41,14 @@ static const char lock_sql[] =
     "SELECT p.\"id\", p.\"status\"::text, p.\"retryCount\", p.\"nextRetryAt\" IS NULL FROM {Payout} AS p"
     " WHERE p.\"id\" = ANY ($1) ORDER BY p.\"id\" COLLATE \"C\" FOR UPDATE";
 
+static const char live_items_sql[] =
+    "SELECT ARRAY(SELECT i.payout_id FROM apapacho_jobs.payout_file_item AS i"
+    " JOIN apapacho_jobs.payout_file AS f ON f.id = i.file_id WHERE f.id = ANY ($1) AND f.status = 'LIVE' AND i.live)";
+
+static const char ended_sql[] =
+    "SELECT pg_catalog.count(*) FROM pg_catalog.unnest($1) AS x (id) WHERE NOT EXISTS (SELECT FROM {Payout} AS p"
+    " WHERE p.\"id\" = x.id AND p.\"status\"::text IN ('CALCULATED', 'PENDING', 'SENT'))";
+
 typedef struct FileItem {
     char *payout_id;
     int64 line;
@@ -135,6 +143,28 @@ begin_change(FunctionCallInfo fcinfo, PaymentFile *file)
     read_file(file);
 }
 
+void
+payout_file_warn(Datum ids, bool read_only)
+{
+    Oid type = TEXTARRAYOID;
+    bool is_null;
+    Datum payouts =
+        payout_file_statement(live_items_sql, 1, &type, &ids, NULL, read_only, CurrentMemoryContext, &is_null);
+    RunAs saved;
+    int64 ended;
+
+    payout_run_as(&saved);
+    (void)spi_run(payout_sql(ended_sql), 1, &type, &payouts, NULL, read_only, 1);
+    ended = spi_int64(0, 1);
+    run_as_end(&saved);
+    if (ended > 0)
+        ereport(WARNING, (errcode(ERRCODE_WARNING),
+                          errmsg(INT64_FORMAT " payouts of the file have been cancelled or have failed since", ended),
+                          errdetail("What they were to pay may be paid again."),
+                          errhint("If no bank has got the file, cancel it with apapacho_payout_file_cancel() and make "
+                                  "another one.")));
+}
+
 /* apapacho_payout_file(file) */
 Datum
 apapacho_payout_file(PG_FUNCTION_ARGS)
@@ -151,6 +181,7 @@ apapacho_payout_file(PG_FUNCTION_ARGS)
     if (tuplestore_tuple_count(info->setResult) == 0)
         ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("payment file \"%s\" does not exist", id),
                         errhint("Files are rows of apapacho_jobs.payout_files.")));
+    payout_file_warn(ids, true);
     SPI_finish();
     return (Datum)0;
 }
