@@ -99,6 +99,8 @@ PAYOUT_OBJS = \
 	src/payout/discovery.o \
 	src/payout/divide.o \
 	src/payout/eligibility.o \
+	src/payout/export.o \
+	src/payout/export_file.o \
 	src/payout/guard.o \
 	src/payout/install.o \
 	src/payout/ledger.o \
@@ -109,6 +111,7 @@ PAYOUT_OBJS = \
 	src/payout/shares.o \
 	src/payout/sql.o \
 	src/payout/state.o \
+	src/payout/statement.o \
 	src/payout/sweep.o \
 	src/payout/transitions.o
 
@@ -155,7 +158,10 @@ SQL_PARTS = \
 	src/payout/guard.sql \
 	src/payout/adjustment.sql \
 	src/payout/run.sql \
-	src/payout/payout.sql
+	src/payout/payout.sql \
+	src/payout/export_format.sql \
+	src/payout/export.sql \
+	src/payout/statement.sql
 
 INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql
 DATA_built = $(INSTALL_SQL)
