@@ -78,24 +78,42 @@ OUTBOX_OBJS = \
 	src/outbox/commit.o \
 	src/outbox/console.o \
 	src/outbox/endpoint.o \
+	src/outbox/endpoint_check.o \
+	src/outbox/endpoint_set.o \
 	src/outbox/events.o \
 	src/outbox/hand.o \
 	src/outbox/helpers.o \
 	src/outbox/intake.o \
 	src/outbox/monitor.o \
+	src/outbox/open_transactions.o \
 	src/outbox/printable.o \
 	src/outbox/publisher.o \
 	src/outbox/record.o \
 	src/outbox/redeliver.o \
+	src/outbox/request.o \
 	src/outbox/share.o \
 	src/outbox/webhook.o
 
 PAYOUT_OBJS = \
 	src/payout/calculation.o \
+	src/payout/discovery.o \
 	src/payout/divide.o \
 	src/payout/eligibility.o \
+	src/payout/export.o \
+	src/payout/export_file.o \
+	src/payout/guard.o \
+	src/payout/install.o \
+	src/payout/ledger.o \
+	src/payout/pay.o \
+	src/payout/range.o \
+	src/payout/reconcile.o \
 	src/payout/retry.o \
-	src/payout/state.o
+	src/payout/shares.o \
+	src/payout/sql.o \
+	src/payout/state.o \
+	src/payout/statement.o \
+	src/payout/sweep.o \
+	src/payout/transitions.o
 
 # apapacho-jobs, the companion program: a client, no part of the module
 CLI_OBJS = \
@@ -137,7 +155,13 @@ SQL_PARTS = \
 	src/scheduler/jobs.sql \
 	src/scheduler/scheduler.sql \
 	src/outbox/outbox.sql \
-	src/payout/payout.sql
+	src/payout/guard.sql \
+	src/payout/adjustment.sql \
+	src/payout/run.sql \
+	src/payout/payout.sql \
+	src/payout/export_format.sql \
+	src/payout/export.sql \
+	src/payout/statement.sql
 
 INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql
 DATA_built = $(INSTALL_SQL)
