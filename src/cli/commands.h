@@ -27,6 +27,7 @@ extern const Option runs_options[];
 extern const Option cron_next_options[];
 extern const Option outbox_run_options[];
 extern const Option outbox_events_options[];
+extern const Option payout_reconcile_options[];
 extern const Option listen_options[];
 
 #endif

@@ -48,7 +48,8 @@ const Command commands[] = {
     {"payout eligibility", "<creator>", "show whether a creator would be paid now, and why", "Amounts are in CLP.",
      NULL, COMMAND_CONNECTS | COMMAND_JSON, 1, 1, command_payout_eligibility},
     {"payout reconcile", "", "list every difference between payouts, transactions and ledger",
-     "Exit status 1 when there is one.", NULL, COMMAND_CONNECTS | COMMAND_JSON, 0, 0, command_payout_reconcile},
+     "Exit status 1 when there is one.", payout_reconcile_options, COMMAND_CONNECTS | COMMAND_JSON, 0, 0,
+     command_payout_reconcile},
     {"listen", "", "receive webhooks for development: verify, show, answer as told",
      "Needs no server. Set apapacho_jobs.outbox_webhook_url to the address that it prints. Every signature that a "
      "delivery\n"

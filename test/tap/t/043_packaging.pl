@@ -42,7 +42,7 @@ subtest 'the manual page has all that the help has' => sub {
             like($option =~ /^--(?:json|help)$/ ? $page : $own, qr/\Q$option\E\b/, "and $option of it");
         }
     }
-    like($page, qr/^ {7}(?:-., )?\Q$_\E\b/m, "and $_") for $help =~ /^  -\S, (--[a-z-]+)/mg;
+    like($page, qr/^ +(?:-., )?\Q$_\E\b/m, "and $_") for $help =~ /^  -\S, (--[a-z-]+)/mg;
 };
 
 subtest 'completion' => sub {

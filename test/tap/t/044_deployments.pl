@@ -32,6 +32,17 @@ sub by_cron {
     return "$result->{code} $result->{out}$result->{err}";
 }
 
+# A creator who is due a payout.
+sub add_creator {
+    my ($creator) = @_;
+    $node->ask(qq{INSERT INTO "Creator" (id, "userId", "updatedAt") VALUES ('$creator', 'user-$creator', now() AT TIME ZONE 'UTC');
+        INSERT INTO "Transaction" (id, "creatorId", "fanUserId", "productType", "grossAmount", "appliedFeeScheduleId", "appliedPlatformFeeBps",
+            "platformFeeAmount", "creatorPayableAmount", "occurredAt", provider, "providerPaymentId", "providerEventId")
+        SELECT '$creator-' || g, '$creator', 'fan', 'TIP', 50000, (SELECT id FROM "FeeSchedule"), 1000, 5000, 45000,
+            now() AT TIME ZONE 'UTC' - interval '9 days', 'webpay', 'p-$creator-' || g, 'e-$creator-' || g FROM generate_series(1, 3) AS g});
+    return;
+}
+
 $node->safe_psql('postgres', slurp_file('test/demo/seed.sql'));
 $node->ask('DROP TRIGGER require_verified_account ON "Payout"');
 
@@ -52,14 +63,11 @@ subtest '2: enabled = off and a crontab' => sub {
         'the README has the schedules of the seed');
     $node->safe_psql('postgres', $role =~ s/'\.\.\.'/'s3cret'/r);
     my $runs = $node->ask('SELECT count(*) FROM apapacho_jobs.run');
-    $node->ask(q{INSERT INTO "Transaction" (id, "creatorId", "fanUserId", "productType", "grossAmount", "appliedFeeScheduleId", "appliedPlatformFeeBps",
-            "platformFeeAmount", "creatorPayableAmount", "occurredAt", provider, "providerPaymentId", "providerEventId")
-        SELECT 'new-' || g, 'ana', 'fan', 'TIP', 50000, (SELECT id FROM "FeeSchedule"), 1000, 5000, 45000, now() AT TIME ZONE 'UTC' - interval '9 days',
-            'webpay', 'p-new-' || g, 'e-new-' || g FROM generate_series(1, 3) AS g});
+    add_creator('ines');
     emit($node, 'Order/2/OrderPaid');
     $node->ask(q{UPDATE "OutboxEvent" SET "publishedAt" = "publishedAt" - interval '31 days' WHERE "aggregateId" = '1'});
 
-    is(by_cron('payout'), "0 [Job:Payout] Completado - Creados: 1, Omitidos: 3, Errores: 0\n", 'payout');
+    like(by_cron('payout'), qr/^0 \[Job:Payout\] Completado - Creados: 1, Omitidos: \d+, Errores: 0\n\z/, 'payout');
     like(by_cron('run'), qr/^0 \[Job:Outbox\] Procesados: \d+, Fallidos: 0\n\z/, 'outbox');
     is($node->ask('SELECT count(*) FROM "OutboxEvent" WHERE "publishedAt" IS NULL'), '0', 'all is published');
     is(by_cron('cleanup'), "0 [Job:Cleanup] Limpiados 1 eventos\n", 'cleanup');
@@ -77,22 +85,23 @@ subtest 'two crontabs at once: runs never overlap' => sub {
     $node->wait_for_blocked_worker('payout');
     $node->wait_for(q{SELECT count(*) = 4 FROM pg_stat_activity WHERE usename = 'jobs' AND state = 'active'}, 'all have called');
     $node->let_go($lock);
-    is(join('', map { my $result = $_->finish; "$result->{code} $result->{out}$result->{err}" } @calls),
-        "0 [Job:Payout] Completado - Creados: 0, Omitidos: 3, Errores: 0\n" x 4, 'each is answered');
+    like(join('', map { my $result = $_->finish; "$result->{code} $result->{out}$result->{err}" } @calls),
+        qr/^(?:0 \[Job:Payout\] Completado - Creados: 0, Omitidos: \d+, Errores: 0\n){4}\z/, 'each is answered');
     is($node->ask(qq{SELECT count(*) FROM apapacho_jobs.run AS a JOIN apapacho_jobs.run AS b ON b.id > a.id AND b.started_at < a.finished_at
         WHERE a.id > $after AND a.job = 'payout' AND b.job = 'payout'}), '0', 'one after the other');
 };
 
 subtest '3: an outside scheduler that calls again after a failure' => sub {
-    $node->ask(q{DELETE FROM "PayoutItem"; DELETE FROM "Payout"});
+    add_creator('julia');
     $node->stop;
     my $down = start_by_cron('payout')->finish;
     is("$down->{code} $down->{out}", '3 ', 'the server is down: exit status 3');
     $node->start;
     my $answer;
     $node->wait_until(sub { ($answer = by_cron('payout')) =~ /^0/ }, 'called again until it is done');
-    like($answer, qr/^0 \[Job:Payout\] Completado - Creados: 5, Omitidos: 2, Errores: 0$/, 'now');
-    is(by_cron('payout'), "0 [Job:Payout] Completado - Creados: 0, Omitidos: 3, Errores: 0\n", 'once more pays nobody twice');
+    like($answer, qr/^0 \[Job:Payout\] Completado - Creados: 1, Omitidos: \d+, Errores: 0$/, 'now');
+    like(by_cron('payout'), qr/^0 \[Job:Payout\] Completado - Creados: 0, /, 'once more pays nobody twice');
+    is($node->ask(q{SELECT count(*), sum("payoutAmount") FROM "Payout" WHERE "creatorId" = 'julia'}), '1|135000', 'she is paid once');
     my $by_function = JSON::PP::decode_json($node->ask(q{SELECT apapacho_run_job('payout')}, role => 'jobs'));
     is("$by_function->{status} $by_function->{created}", 'succeeded 0', 'nor by the function');
 };
