@@ -44,6 +44,7 @@ typedef struct Answer {
     Text body;
     int retry_after;   /* seconds; 0: no such header */
     const char *allow; /* of a 405 */
+    bool close;        /* the connection, for what follows on it may be no request */
 } Answer;
 
 typedef struct Request {

@@ -59,7 +59,7 @@ add_headers(const Serve *serve, const Answer *answer, struct MHD_Response *respo
         MHD_add_response_header(response, "Allow", strcmp(answer->allow, "GET") == 0 ? "GET, HEAD" : answer->allow);
     if (answer->status == MHD_HTTP_UNAUTHORIZED)
         MHD_add_response_header(response, "WWW-Authenticate", "X-Admin-Key");
-    if (atomic_load(&serve->stopping))
+    if (answer->close || atomic_load(&serve->stopping))
         MHD_add_response_header(response, "Connection", "close");
 }
 

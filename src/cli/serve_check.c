@@ -19,6 +19,7 @@ typedef struct Heads {
     bool has_origin;
     const char *host;
     const char *length;
+    int lengths; /* headers that say where the body ends */
     const char *type;
 } Heads;
 
@@ -41,6 +42,9 @@ look_at_header(void *context, enum MHD_ValueKind kind, const char *name, size_t 
         heads->host = value;
     } else if (strcasecmp(name, "Content-Length") == 0) {
         heads->length = value;
+        heads->lengths++;
+    } else if (strcasecmp(name, "Transfer-Encoding") == 0) {
+        heads->lengths += strcasecmp(value, "chunked") == 0 ? 1 : 2;
     } else if (strcasecmp(name, "Content-Type") == 0) {
         heads->type = value;
     }
@@ -108,6 +112,13 @@ serve_check_head(Serve *serve, Request *request, const char *method)
     MHD_get_connection_values_n(request->connection, MHD_HEADER_KIND, look_at_header, &heads);
     if (!request->uri_valid) {
         answer_error(request, MHD_HTTP_BAD_REQUEST, "La URL no es válida");
+        request->answer.close = true;
+        return true;
+    }
+    /* A proxy before us may see the end of the body elsewhere, and so another request (RFC 9112, section 6.3). */
+    if (heads.lengths > 1) {
+        answer_error(request, MHD_HTTP_BAD_REQUEST, "No está claro dónde termina el cuerpo");
+        request->answer.close = true;
         return true;
     }
     match = route_find(method, &request->uri, &route);

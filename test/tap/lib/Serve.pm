@@ -102,9 +102,10 @@ sub request_of {
     return join("\r\n", "$line HTTP/1.1", 'Host: localhost', (map { "$_: $headers{$_}" } sort keys %headers), 'Connection: close', '', '');
 }
 
-# Sends these bytes and reads until the end: the answer as curl's; status 0 when none came. Dies when it takes too long.
+# Sends these bytes and reads until the end: the answer as curl's; status 0 when none came. Dies when it takes too long. With `complete`
+# it says that nothing more will come, which ends a wait for it (and one for a run).
 sub answer_to {
-    my ($serve, $bytes) = @_;
+    my ($serve, $bytes, $complete) = @_;
     my $socket = connect_to($serve) or croak "could not connect: $!";
     my $text = '';
 
@@ -114,6 +115,7 @@ sub answer_to {
     for (my $sent = 0; $sent < length $bytes;) {
         $sent += syswrite($socket, $bytes, 65536, $sent) // last;
     }
+    shutdown($socket, 1) if $complete;
     while (sysread($socket, my $piece, 65536)) { $text .= $piece; }
     alarm(0);
     return _read_answer($text);
