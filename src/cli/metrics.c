@@ -49,21 +49,24 @@ is_absent(const Failure *failure)
            strcmp(failure->sqlstate, INVALID_SCHEMA) == 0;
 }
 
-/* Adds a collector's metrics; false: it has none since something is wrong. */
+/*
+ * Adds a collector's metrics; false: it has none since something is wrong. It may take half of the time that is left,
+ * so that one that waits for a lock leaves some to the others, and all together are done before the scrape times out.
+ */
 static bool
-collect(Worker *worker, const Collector *collector, const char *tables, Text *text)
+collect(Worker *worker, const Collector *collector, const char *tables, int64_t deadline_ms, Text *text)
 {
     PGresult *result = NULL;
     Failure failure = {0};
     Text sql = {0};
     bool good = false;
 
-    if (tables != NULL) {
+    if (tables != NULL && monotonic_ms() < deadline_ms) {
+        int seconds = (int)((deadline_ms - monotonic_ms() + 999) / 2000);
         LinkOutcome outcome;
 
         replace(&sql, collector->sql, "@tables@", tables);
-        outcome =
-            link_query(&worker->link, text_of(&sql), 0, NULL, worker->serve->query_seconds, -1, &result, &failure);
+        outcome = link_query(&worker->link, text_of(&sql), 0, NULL, seconds > 0 ? seconds : 1, -1, &result, &failure);
         good = outcome == LINK_DONE || (outcome == LINK_FAILED && is_absent(&failure));
         text_free(&sql);
         failure_free(&failure);
@@ -94,6 +97,7 @@ schema_of_tables(Worker *worker)
 static void
 add_database(Worker *worker, Text *text)
 {
+    int64_t deadline_ms = monotonic_ms() + worker->serve->query_seconds * 1000;
     char *tables = schema_of_tables(worker);
     Text successes = {0};
 
@@ -103,7 +107,7 @@ add_database(Worker *worker, Text *text)
         char label[64];
 
         snprintf(label, sizeof label, "collector=\"%s\"", collector->name);
-        metric_sample(&successes, &collector_success, label, collect(worker, collector, tables, text));
+        metric_sample(&successes, &collector_success, label, collect(worker, collector, tables, deadline_ms, text));
     }
     metric_head(text, &collector_success);
     text_add(text, text_of(&successes));

@@ -150,16 +150,17 @@ static const Family processes_families[] = {
     {0},
 };
 
+/* First what waits for nobody; last what reads the backend's tables, which others may have locked. */
 const Collector metrics_collectors[] = {
+    {"server", server_sql, server_families},
+    {"processes", processes_sql, processes_families},
+    {"endpoints", endpoints_sql, endpoints_families},
+    {"deliveries", deliveries_sql, deliveries_families},
+    {"latency", latency_sql, latency_families},
     {"jobs", jobs_sql, jobs_families},
     {"history", history_sql, history_families},
     {"outbox", outbox_sql, outbox_families},
-    {"deliveries", deliveries_sql, deliveries_families},
-    {"latency", latency_sql, latency_families},
-    {"endpoints", endpoints_sql, endpoints_families},
-    {"payouts", payouts_sql, payouts_families},
     {"retries", retries_sql, retries_families},
-    {"server", server_sql, server_families},
-    {"processes", processes_sql, processes_families},
+    {"payouts", payouts_sql, payouts_families},
     {0},
 };

@@ -36,7 +36,7 @@ const Option serve_options[] = {
     {"connections", 'c', OPTION_NUMBER, "COUNT", "connections to PostgreSQL (4)", 1, SERVE_MAX_WORKERS},
     {"max-clients", 'm', OPTION_NUMBER, "COUNT", "open HTTP connections at once (4096)", FEWEST_CONNECTIONS, 1000000},
     {"timeout", 't', OPTION_NUMBER, "SECONDS", "for a client to send a request, and to take the answer (15)", 1, 3600},
-    {"query-timeout", 'q', OPTION_NUMBER, "SECONDS", "for PostgreSQL to answer a route that only reads (10)", 1, 3600},
+    {"query-timeout", 'q', OPTION_NUMBER, "SECONDS", "for PostgreSQL to answer a route that only reads (8)", 1, 3600},
     {"grace", 'g', OPTION_NUMBER, "SECONDS", "for requests at work when it is stopped (30)", 0, 86400},
     {"access-log", 0, OPTION_FLAG, NULL, "a line on stdout for each request, without query, headers and body", 0, 0},
     {"port-file", 0, OPTION_TEXT, "FILE", "write the port there once it listens", 0, 0},
@@ -248,7 +248,7 @@ command_serve(const CommandLine *line)
 
     serve->done_fd = eventfd(0, EFD_CLOEXEC);
     serve->access_log = option_flag(line, "access-log");
-    serve->query_seconds = (int)option_number(line, "query-timeout", 10);
+    serve->query_seconds = (int)option_number(line, "query-timeout", 8);
     serve->started_at = time(NULL);
     srandom((unsigned)getpid() ^ (unsigned)serve->started_at);
     port = read_port(line);

@@ -31,9 +31,9 @@
 /* The statuses that we answer with, for the counts. */
 #define SERVE_STATUSES                                                                                                 \
     {                                                                                                                  \
-        200, 202, 400, 401, 404, 405, 413, 415, 500, 502, 503, 504                                                     \
+        200, 202, 400, 401, 404, 405, 409, 413, 415, 500, 502, 503, 504                                                \
     }
-#define SERVE_STATUS_COUNT 12
+#define SERVE_STATUS_COUNT 13
 
 typedef struct Serve Serve;
 

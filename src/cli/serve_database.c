@@ -271,6 +271,15 @@ await(Link *link, int deadline_seconds, int peer_handle)
     return outcome;
 }
 
+/* Nothing is begun for whoever has left while he was queued. */
+static bool
+has_left(int peer_handle)
+{
+    struct pollfd event = {.fd = peer_handle, .events = POLLRDHUP};
+
+    return peer_handle >= 0 && poll(&event, 1, 0) > 0;
+}
+
 LinkOutcome
 link_query(Link *link, const char *sql, int count, const char *const *values, int deadline_seconds, int peer_handle,
            PGresult **result, Failure *failure)
@@ -279,6 +288,8 @@ link_query(Link *link, const char *sql, int count, const char *const *values, in
 
     *result = NULL;
     *failure = (Failure){0};
+    if (has_left(peer_handle))
+        return LINK_LEFT;
     if (!link_open(link))
         return LINK_ABSENT;
     if (session_send(&link->session, sql, count, values, failure)) {

@@ -12,6 +12,7 @@
 
 #define UNDEFINED_OBJECT "42704"
 #define UNDEFINED_FUNCTION "42883"
+#define OBJECT_IN_USE "55006"
 #define INSUFFICIENT_PRIVILEGE "42501"
 #define UNKNOWN_JOB "unknown job \""
 
@@ -45,6 +46,8 @@ answer_refusal(Request *request, const Failure *failure)
     if (request->route == ROUTE_RUN && is(failure, UNDEFINED_OBJECT) &&
         strncmp(text_of(&failure->message), UNKNOWN_JOB, sizeof UNKNOWN_JOB - 1) == 0)
         answer_error(request, MHD_HTTP_NOT_FOUND, "Job desconocido. Jobs disponibles: outbox, payout, cleanup, retry");
+    else if (job && is(failure, OBJECT_IN_USE))
+        answer_error(request, MHD_HTTP_CONFLICT, "El job está en curso y ya hay otra ejecución en espera");
     else if (is(failure, INSUFFICIENT_PRIVILEGE))
         answer_error(request, MHD_HTTP_INTERNAL_SERVER_ERROR,
                      "El rol de PostgreSQL de este servicio no tiene los permisos necesarios");

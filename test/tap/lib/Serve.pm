@@ -88,7 +88,7 @@ sub _read_answer {
 
     $text =~ s{^HTTP/1\.[01] 100 .*?\r\n\r\n}{}s;
     my ($status, $headers, $body) = $text =~ m{^HTTP/1\.[01] (\d+)[^\r\n]*\r\n(.*?)\r\n\r\n(.*)\z}s or return { status => 0, headers => '', body => $text };
-    return { status => $status, headers => "$headers\r\n", body => $body, json => eval { JSON::PP->new->utf8->allow_nonref->decode($body) } };
+    return { status => $status, headers => "$headers\r\n", body => $body, json => scalar(eval { JSON::PP->new->utf8->allow_nonref->decode($body) }) };
 }
 
 sub connect_to {

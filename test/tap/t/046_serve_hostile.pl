@@ -83,7 +83,6 @@ subtest 'bodies' => sub {
         'large, in chunks' => [$head->('Transfer-Encoding' => 'chunked') . $chunk . "0\r\n\r\n", 413],
         'without an end' => [$head->('Transfer-Encoding' => 'chunked') . $chunk x 100, 0],
         'a wrong chunk' => [$head->('Transfer-Encoding' => 'chunked') . "zz\r\n", undef],
-        'a chunk of 2^64' => [$head->('Transfer-Encoding' => 'chunked') . "ffffffffffffffff\r\nx", undef],
         'a negative length' => [$head->('Content-Length' => '-1'), undef],
         'a length of 2^70' => [$head->('Content-Length' => 2 ** 70), undef],
         'two lengths' => ["$cleanup HTTP/1.1\r\nHost: localhost\r\nX-Admin-Key: $serve->{key}\r\nContent-Length: 2\r\nContent-Length: 99999\r\n"
@@ -149,6 +148,7 @@ subtest 'too slow' => sub {
         'a request line' => ['GET /healthz', 'x'],
         'headers' => [substr(request_of('GET /healthz'), 0, -2), "X: y\r\n"],
         'a body' => [request_of($cleanup, @key, @json, 'Content-Length' => 10_000), ' '],
+        'a chunk of 2^64' => [request_of($cleanup, @key, @json, 'Transfer-Encoding' => 'chunked') . "ffffffffffffffff\r\n", ' '],
         'chunks' => [request_of($cleanup, @key, @json, 'Transfer-Encoding' => 'chunked'), "1\r\n \r\n"],
         'requests whose answers are not read' => [request_of('GET /openapi.json') =~ s/Connection: close\r\n//r x 2000, '']);
     for my $name (sort keys %senders) {
