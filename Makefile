@@ -2,6 +2,7 @@
 #
 #   make            build the extension                make demo    see it working, on a throw-away server
 #   make install    install it into PostgreSQL         make check   set up what is needed and run every test
+#   make deb        Debian packages, in build/deb      make install-program   apapacho-jobs alone, below PROGRAM_PREFIX
 
 EXTENSION = apapacho_jobs
 EXTENSION_VERSION := $(shell sed -n "s/^default_version *= *'\(.*\)'/\1/p" $(EXTENSION).control)
@@ -207,6 +208,25 @@ apapacho-jobs: $(CLI_OBJS) $(LIB_OBJS)
 src/cli/serve_openapi.c: src/cli/openapi.json
 	{ printf '#include "serve_openapi.h"\n\nconst char openapi_document[] =\n'; sed 's/[\\"]/\\&/g; s/.*/    "&\\n"/' $<; printf '    ;\n'; } > $@.tmp
 	mv $@.tmp $@
+
+# The program with all that belongs to it, wherever PostgreSQL is: with `make install` it is among PostgreSQL's programs only.
+PROGRAM_PREFIX ?= /usr/local
+program_root = $(DESTDIR)$(PROGRAM_PREFIX)
+
+install-program: apapacho-jobs
+	$(MKDIR_P) '$(program_root)/bin' '$(program_root)/share/man/man1' '$(program_root)/share/bash-completion/completions' \
+		'$(program_root)/lib/systemd/system'
+	$(INSTALL_SCRIPT) apapacho-jobs '$(program_root)/bin/'
+	$(INSTALL_DATA) $(srcdir)/packaging/apapacho-jobs.1 '$(program_root)/share/man/man1/'
+	$(INSTALL_DATA) $(srcdir)/packaging/apapacho-jobs.bash '$(program_root)/share/bash-completion/completions/apapacho-jobs'
+	for unit in $(notdir $(wildcard packaging/systemd/*.service packaging/systemd/*.timer)); do \
+		sed 's,/usr/bin/,$(PROGRAM_PREFIX)/bin/,' "$(srcdir)/packaging/systemd/$$unit" >'$(program_root)/lib/systemd/system/'"$$unit"; \
+	done
+
+deb: all
+	PG_CONFIG='$(PG_CONFIG)' MAKE='$(MAKE)' bash $(srcdir)/packaging/deb.sh
+
+.PHONY: install-program deb
 
 # Headers are few: a change to any of them rebuilds all.
 $(OBJS) $(CLI_OBJS): $(wildcard src/*/*.h src/lib/*/*.h)

@@ -1,6 +1,6 @@
 # programs.mk: the tests' own programs, in plain C, without PostgreSQL. Run from the top: make -f test/programs.mk TARGET
 #
-#   unit       build/unit/*           test/unit/*_test.c, each linked with src/lib, with sanitizers
+#   unit       build/unit/*           test/unit/*_test.c, each linked with src/lib (cli_*: parts of src/cli), with sanitizers
 #   fuzz       build/fuzz/*           test/fuzz/*_fuzz.c, each linked with src/lib, with clang's fuzzer
 #   program    build/apapacho-jobs    the companion program with sanitizers
 
@@ -36,6 +36,13 @@ $(BUILD)/fuzzed/%.o: src/lib/%.c $(HEADERS)
 $(BUILD)/unit/%: test/unit/%.c $(LIB:src/lib/%.c=$(BUILD)/sanitized/%.o) $(HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -O1 $(SANITIZE) -o $@ $(filter %.c %.o,$^) $(LIBRARIES)
+
+# Tests of apapacho-jobs have its plain parts besides, which know libpq's results but no server.
+CLI_PARTS = conninfo json message pretty table text utf8
+$(BUILD)/unit/cli_%: test/unit/cli_%.c $(CLI_PARTS:%=src/cli/%.c) $(HEADERS) $(wildcard src/cli/*.h)
+	@mkdir -p $(@D)
+	$(CC) $(FLAGS) -I$(shell $${PG_CONFIG:-pg_config} --includedir) -O1 $(SANITIZE) -o $@ $(filter %.c,$^) \
+		-L$(shell $${PG_CONFIG:-pg_config} --libdir) -lpq
 
 $(BUILD)/fuzz/%: test/fuzz/%.c $(LIB:src/lib/%.c=$(BUILD)/fuzzed/%.o) $(HEADERS)
 	@mkdir -p $(@D)

@@ -33,8 +33,10 @@ static void
 cancel_on_signals(PGconn *connection)
 {
     struct sigaction action = {.sa_handler = handle_interrupt};
+    PGcancel *before = cancel;
 
-    PQfreeCancel(cancel);
+    cancel = NULL;
+    PQfreeCancel(before);
     cancel = PQgetCancel(connection);
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
@@ -98,9 +100,10 @@ ask_password(Text *password)
     }
     silent = before;
     silent.c_lflag &= ~(tcflag_t)ECHO;
+    /* First, so that nothing typed after the prompt is thrown away or shown. */
+    tcsetattr(fileno(terminal), TCSAFLUSH, &silent);
     fputs("Password: ", terminal);
     fflush(terminal);
-    tcsetattr(fileno(terminal), TCSAFLUSH, &silent);
     if (fgets(line, sizeof line, terminal) != NULL)
         text_add_bytes(password, line, strcspn(line, "\n"));
     tcsetattr(fileno(terminal), TCSAFLUSH, &before);

@@ -129,21 +129,30 @@ add_without_quote(Text *reason, const char *complaint)
     text_add_bytes(reason, complaint, quote != NULL ? (size_t)(quote - complaint) : strcspn(complaint, "\n"));
 }
 
+/* A value that goes may be a password. */
+static void
+free_value(char *value)
+{
+    if (value != NULL)
+        explicit_bzero(value, strlen(value));
+    free(value);
+}
+
 void
 conninfo_set(ConnInfo *info, const char *keyword, const char *value)
 {
+    char *copy = copy_string(value);
     int place = 0;
 
     while (place < info->count && strcmp(info->keywords[place], keyword) != 0)
         place++;
     if (place == CONNINFO_MAX)
         abort();
-    if (place == info->count) {
-        info->owned[info->owned_count] = copy_string(keyword);
-        info->keywords[info->count++] = info->owned[info->owned_count++];
-    }
-    /* A value that is replaced stays owned until the end. */
-    info->values[place] = copy_string(value);
+    if (place == info->count)
+        info->keywords[info->count++] = copy_string(keyword);
+    else
+        free_value(info->values[place]);
+    info->values[place] = copy;
 }
 
 static bool
@@ -205,10 +214,10 @@ conninfo_read(const ConnOptions *options, ConnInfo *info, Text *reason)
 void
 conninfo_free(ConnInfo *info)
 {
-    for (int i = 0; i < info->owned_count; i++)
-        free(info->owned[i]);
-    for (int i = 0; i < info->count; i++)
-        free((char *)info->values[i]);
+    for (int i = 0; i < info->count; i++) {
+        free(info->keywords[i]);
+        free_value(info->values[i]);
+    }
     free(info->schema);
     *info = (ConnInfo){0};
 }

@@ -14,13 +14,11 @@
 #define CONNINFO_MAX 64
 
 typedef struct ConnInfo {
-    const char *keywords[CONNINFO_MAX + 1]; /* for PQconnectdbParams; ends with NULL */
-    const char *values[CONNINFO_MAX + 1];
+    char *keywords[CONNINFO_MAX]; /* for PQconnectdbParams; each once */
+    char *values[CONNINFO_MAX];
     int count;
-    char *schema;                  /* Prisma's ?schema= in DATABASE_URL; NULL: not given */
-    bool never_prompts;            /* --no-password */
-    char *owned[CONNINFO_MAX * 2]; /* what is to be freed */
-    int owned_count;
+    char *schema;       /* Prisma's ?schema= in DATABASE_URL; NULL: not given */
+    bool never_prompts; /* --no-password */
 } ConnInfo;
 
 /* What the command line says; NULL: nothing. dbname may be a connection string or a URL. */

@@ -81,24 +81,26 @@ session_send(Session *session, const char *sql, int count, const char *const *va
 bool
 session_take(Session *session, PGresult **result, Failure *failure)
 {
-    PGresult *last = NULL;
+    PGresult *first = NULL;
     ExecStatusType status;
 
-    /* The last one tells; there is more than one only where the connection broke off in the middle. */
+    /* A connection that is being ended gives the reason first, then that it is no more. */
     for (PGresult *next; (next = PQgetResult(session->connection)) != NULL;) {
-        PQclear(last);
-        last = next;
+        if (first == NULL)
+            first = next;
+        else
+            PQclear(next);
     }
-    status = PQresultStatus(last);
+    status = PQresultStatus(first);
     if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) {
-        *result = last;
+        *result = first;
         return true;
     }
-    if (last != NULL)
-        fail_by_result(failure, session->connection, last);
+    if (first != NULL)
+        fail_by_result(failure, session->connection, first);
     else
         fail_by_connection(failure, session->connection);
-    PQclear(last);
+    PQclear(first);
     *result = NULL;
     return false;
 }
@@ -173,7 +175,8 @@ session_open(Session *session, const ConnInfo *info, Failure *failure)
 void
 session_close(Session *session)
 {
-    PQfinish(session->connection);
+    if (session->connection != NULL)
+        PQfinish(session->connection);
     free(session->schema);
     *session = (Session){0};
 }

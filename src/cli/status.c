@@ -34,6 +34,7 @@ print_json(Session *session)
 
     if (code == EXIT_DONE) {
         puts(PQgetvalue(result, 0, 0));
+        fflush(stdout);
         PQclear(result);
     }
     return code;
@@ -69,21 +70,39 @@ print_table(Session *session, bool again)
     return code;
 }
 
+/* The server may restart under a watch. Waits for it, longer and longer, until a connection is there or a signal. */
+static ExitCode
+reconnect(Session *session, const CommandLine *line)
+{
+    ExitCode code = EXIT_NO_CONNECTION;
+
+    session_close(session);
+    for (long pause = 1; code == EXIT_NO_CONNECTION && !client_interrupted(); pause = pause < 30 ? pause * 2 : 30) {
+        message_warning("lost the connection; trying again in %ld s", pause);
+        client_pause(pause);
+        if (!client_interrupted())
+            code = client_open(session, line);
+    }
+    return code;
+}
+
 ExitCode
 command_status(const CommandLine *line)
 {
     bool watch = option_flag(line, "watch");
+    bool again = false;
     Session session;
     ExitCode code = client_open(&session, line);
-    bool again = false;
 
     while (code == EXIT_DONE && !client_interrupted()) {
         code = option_flag(line, "json") ? print_json(&session) : print_table(&session, again);
-        if (!watch || code != EXIT_DONE)
+        if (!watch)
             break;
         again = true;
-        fflush(stdout);
-        client_pause(option_number(line, "interval", 2));
+        if (code == EXIT_NO_CONNECTION)
+            code = reconnect(&session, line);
+        else if (code == EXIT_DONE)
+            client_pause(option_number(line, "interval", 2));
     }
     session_close(&session);
     return watch && client_interrupted() ? EXIT_DONE : code;

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "body.h"
 #include "message.h"
 #include "signature.h"
 #include "url.h"
@@ -20,6 +21,21 @@ require(bool holds)
 {
     if (!holds)
         abort();
+}
+
+/* A receiver takes any bytes; what it finds lies within them. */
+static void
+fuzz_body(const char *body, size_t length)
+{
+    EventBody event;
+    const Slice *const slices[] = {&event.id, &event.type, &event.aggregate_type, &event.aggregate_id, &event.payload};
+
+    if (!event_body_parse(body, length, &event))
+        return;
+    for (int i = 0; i < 5; i++) {
+        require(slices[i]->data > body && slices[i]->data < body + length);
+        require(slices[i]->length < (size_t)(body + length - slices[i]->data));
+    }
 }
 
 static void
@@ -40,6 +56,7 @@ fuzz_message(char *const texts[TEXTS])
     require(end + sizeof after - 1 < layout.body_length);
     require(memcmp(body + layout.payload_offset - (sizeof before - 1), before, sizeof before - 1) == 0);
     require(memcmp(body + end, after, sizeof after - 1) == 0);
+    fuzz_body(body, layout.body_length);
     /* Nothing outside of the payload may be a raw control character. */
     for (size_t i = 0; i < layout.body_length; i++)
         require((i >= layout.payload_offset && i < end) || (unsigned char)body[i] >= ' ');
@@ -89,6 +106,7 @@ LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         size -= length;
     }
     fuzz_message(texts);
+    fuzz_body(texts[4], strlen(texts[4]));
     fuzz_signature(texts[0], texts[1], texts[4], texts[5]);
     require(asprintf(&secret, "whsec_%s", texts[0]) > 0);
     fuzz_signature(secret, texts[1], texts[4], texts[5]);

@@ -18,7 +18,7 @@ use Time::HiRes qw(time usleep);
 our @EXPORT = qw(cli cli_ok cli_json cli_fails start_cli);
 
 # Runs it to its end: { code, out, err }. Options, a hash: node (its server), role, environment ({NAME => value or undef}), program
-# (what to run instead, a list).
+# (what to run instead, a list), types (1: see type()).
 sub cli {
     my ($options, @arguments) = @_;
     return start_cli($options, @arguments)->finish;
@@ -29,7 +29,7 @@ my @running;
 
 sub start_cli {
     my ($options, @arguments) = @_;
-    my $program = bless { out => '', err => '', name => join(' ', 'apapacho-jobs', @arguments) }, 'Cli::Program';
+    my $program = bless { in => '', out => '', err => '', name => join(' ', 'apapacho-jobs', @arguments) }, 'Cli::Program';
     my %environment = %{ $options->{environment} // {} };
     local %ENV = %ENV;
 
@@ -41,7 +41,7 @@ sub start_cli {
         if (defined $environment{$name}) { $ENV{$name} = $environment{$name}; }
         else { delete $ENV{$name}; }
     }
-    $program->{run} = IPC::Run::start([@{ $options->{program} // ['apapacho-jobs'] }, @arguments], '<', \undef,
+    $program->{run} = IPC::Run::start([@{ $options->{program} // ['apapacho-jobs'] }, @arguments], '<', $options->{types} ? \$program->{in} : \undef,
         '>', \$program->{out}, '2>', \$program->{err},
         IPC::Run::timeout(2 * $PostgreSQL::Test::Utils::timeout_default, exception => "timed out: $program->{name}"));
     push @running, $program;
@@ -84,16 +84,24 @@ package Cli::Program;
 sub output { $_[0]{run}->pump_nb if $_[0]{run} && $_[0]{run}->pumpable; return $_[0]{out}; }
 sub errors { $_[0]{run}->pump_nb if $_[0]{run} && $_[0]{run}->pumpable; return $_[0]{err}; }
 
+# Waits until stdout has this; what was matched, or its first group.
 sub wait_for_output {
     my ($program, $pattern) = @_;
     my $deadline = Time::HiRes::time() + $PostgreSQL::Test::Utils::timeout_default;
 
-    until ($program->output =~ $pattern) {
-        Carp::croak("timed out waiting for $pattern from $program->{name}; it said:\n$program->{out}$program->{err}")
-            if Time::HiRes::time() > $deadline;
+    while (Time::HiRes::time() < $deadline) {
+        return $1 // $& if $program->output =~ $pattern;
         Time::HiRes::usleep(20_000);
     }
-    return $1 // $&;
+    Carp::croak("timed out waiting for $pattern from $program->{name}; it said:\n$program->{out}$program->{err}");
+}
+
+# Types a text, on the terminal of a program that was started with types => 1 below script(1).
+sub type {
+    my ($program, $text) = @_;
+    $program->{in} .= $text;
+    $program->{run}->pump_nb;
+    return;
 }
 
 sub signal {
