@@ -78,15 +78,19 @@ OUTBOX_OBJS = \
 	src/outbox/commit.o \
 	src/outbox/console.o \
 	src/outbox/endpoint.o \
+	src/outbox/endpoint_check.o \
+	src/outbox/endpoint_set.o \
 	src/outbox/events.o \
 	src/outbox/hand.o \
 	src/outbox/helpers.o \
 	src/outbox/intake.o \
 	src/outbox/monitor.o \
+	src/outbox/open_transactions.o \
 	src/outbox/printable.o \
 	src/outbox/publisher.o \
 	src/outbox/record.o \
 	src/outbox/redeliver.o \
+	src/outbox/request.o \
 	src/outbox/share.o \
 	src/outbox/webhook.o
 

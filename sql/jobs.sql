@@ -119,6 +119,16 @@ SELECT last_value AS last_id FROM apapacho_jobs.job_id_seq \gset
 SELECT t.* FROM unnest(ARRAY[NULL, '', 'daily', '* * * *', '60 * * * *', '0 0 31 2 *', '* * * * * * *', repeat('0,', 130) || '0 * * * *']) AS schedule,
     jobs.try(format($$apapacho_schedule_job('bad', %L, 'SELECT 1')$$, schedule)) AS t;
 SELECT * FROM jobs.try($$apapacho_alter_job('nightly', schedule => '')$$);
+-- and those of which the job's clock jumps over each time: the last Sunday of March from two to three, in Berlin
+SELECT t.* FROM unnest(ARRAY[$$apapacho_schedule_job('bad', '*/30 2 * 3 sunL', 'SELECT 1', time_zone => 'Europe/Berlin')$$,
+    $$apapacho_alter_job('nightly', schedule => '*/30 2 * 3 sunL', time_zone => 'Europe/Berlin')$$,
+    $$apapacho_cron_next('*/30 2 * 3 sunL', time_zone => 'Europe/Berlin')$$,
+    $$apapacho_cron_next('30 2 * 3 sunL', '2026-01-01', 1, 'Europe/Berlin')$$,
+    $$apapacho_cron_next('*/30 2 * 3 sunL', '2026-01-01', 1, 'America/Santiago')$$]) AS call, jobs.try(call) AS t;
+BEGIN;
+SELECT apapacho_alter_job('nightly', schedule => '*/30 2 * 3 sunL', time_zone => 'America/Santiago');
+SELECT * FROM jobs.try($$apapacho_alter_job('nightly', time_zone => 'Europe/Berlin')$$);
+ROLLBACK;
 
 -- Refused: commands
 SELECT t.* FROM unnest(ARRAY[NULL, '', ' ; ;', '-- nothing', 'SELEC 1', 'SELECT 1; SELECT (', 'COPY t FROM STDIN', 'SELECT 1; COPY t TO STDOUT',

@@ -1,8 +1,13 @@
 /*
  * claim.c: which events go out next, in which order.
  *
- * Runs in the worker of the job `outbox`, in a short transaction of its own; no row is locked, since there is one
- * publisher at a time. The claim walks the index ("publishedAt", "createdAt"), so that it never sorts the backlog.
+ * Runs in the worker of the job `outbox`, in a short transaction of its own; no row is locked, since an aggregate is
+ * with one publisher at a time. The claim walks the index ("publishedAt", "createdAt"), so that it never sorts the
+ * backlog.
+ *
+ * Where there is more than the default endpoint an event is claimed for those of its endpoints that are to have it now.
+ * Which are to have it at all: those that its rows in outbox_retry name; where there is none it has not been tried, and
+ * all whose filter fits are.
  *
  * Order: by "createdAt". Events of the same millisecond go out as they stand in the table, which is as they were
  * inserted but for free space that is used again; so those whose ids say more (version 7 uuids, ours) go by their ids.
@@ -43,18 +48,29 @@ enum {
     COL_CREATED_AT,
     COL_RETRY_COUNT,
     COL_PLACE,
-    COL_HAS_RETRY_ROW
+    COL_HAS_ROWS,
+    /* of the simple claim */
+    COL_ROW_ENDPOINT,
+    /* of the others */
+    COL_HAS_FAILED = COL_ROW_ENDPOINT,
+    COL_ENDPOINTS,
+    COL_DUE,
+    COL_ATTEMPTS,
+    COL_ROWS
 };
 
-/* %1$s: the events. An event that has failed for good, or is gone, holds up nobody. */
+#define EVENT_COLUMNS                                                                                                  \
+    "SELECT e.id, e.\"aggregateType\", e.\"aggregateId\", e.\"eventType\", e.payload, e.\"createdAt\","                \
+    " e.\"retryCount\", e.ctid, "
+
+/* The default endpoint alone. %1$s: the events. An event that has failed for good, or is gone, holds up nobody. */
 static const char claim_sql[] =
-    "SELECT e.id, e.\"aggregateType\", e.\"aggregateId\", e.\"eventType\", e.payload, e.\"createdAt\","
-    " e.\"retryCount\", e.ctid, own.event_id IS NOT NULL"
-    " FROM %1$s e LEFT JOIN apapacho_jobs.outbox_waiting own ON own.event_id = e.id"
-    " WHERE e.\"publishedAt\" IS NULL AND e.\"createdAt\" >= $3 AND e.\"retryCount\" < $1 %2$s"
-    " AND (own.event_id IS NULL OR own.next_attempt_at <= pg_catalog.statement_timestamp())"
-    " %3$s"
-    " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
+    EVENT_COLUMNS "own.event_id IS NOT NULL, own.endpoint"
+                  " FROM %1$s e LEFT JOIN apapacho_jobs.outbox_waiting own ON own.event_id = e.id"
+                  " WHERE e.\"publishedAt\" IS NULL AND e.\"createdAt\" >= $3 AND e.\"retryCount\" < $1 %2$s"
+                  " AND (own.event_id IS NULL OR own.next_attempt_at <= pg_catalog.statement_timestamp())"
+                  " %3$s"
+                  " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
 
 /* Those whose aggregate has no earlier event that waits. */
 static const char order_sql[] =
@@ -69,6 +85,48 @@ static const char order_sql[] =
 static const char strict_order_sql[] =
     "AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r"
     "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\" AND r.event_id <> e.id)";
+
+/*
+ * Several endpoints: $6 their names, $7 whether there is room, $8 the expressions that types are to match. An event's
+ * endpoints are listed with whether they are to have it now. %3$s: what holds it up there.
+ */
+static const char several_sql[] = EVENT_COLUMNS
+    "t.has_rows, t.has_failed, t.endpoints, t.due, t.attempts, t.rows"
+    " FROM %1$s e CROSS JOIN LATERAL ("
+    "  SELECT pg_catalog.bool_or(s.has_rows) AS has_rows, pg_catalog.bool_or(s.has_failed) AS has_failed,"
+    "   pg_catalog.array_agg(s.number - 1) FILTER (WHERE s.is_left) AS endpoints,"
+    "   pg_catalog.array_agg(s.is_due) FILTER (WHERE s.is_left) AS due,"
+    "   pg_catalog.array_agg(s.attempts) FILTER (WHERE s.is_left) AS attempts,"
+    "   pg_catalog.array_agg(s.has_row) FILTER (WHERE s.is_left) AS rows,"
+    "   pg_catalog.bool_or(s.is_left) AS any_left, pg_catalog.bool_or(s.is_left AND s.is_due) AS any_due"
+    "  FROM (SELECT l.has_rows, l.has_failed, p.number::integer AS number, own.event_id IS NOT NULL AS has_row,"
+    "    COALESCE(own.attempts, e.\"retryCount\") AS attempts,"
+    "    CASE WHEN l.has_rows THEN own.event_id IS NOT NULL AND own.failed_at IS NULL"
+    "     ELSE p.types IS NULL OR e.\"eventType\" COLLATE \"C\" ~ p.types END AS is_left,"
+    "    p.has_room AND (own.event_id IS NULL OR own.next_attempt_at <= pg_catalog.statement_timestamp())"
+    "     %3$s AS is_due"
+    "   FROM (SELECT pg_catalog.count(*) > 0 AS has_rows, pg_catalog.count(w.failed_at) > 0 AS has_failed"
+    "     FROM apapacho_jobs.outbox_waiting w WHERE w.event_id = e.id) l"
+    "    CROSS JOIN ROWS FROM (pg_catalog.unnest($6), pg_catalog.unnest($7), pg_catalog.unnest($8)) WITH ORDINALITY"
+    "     AS p (name, has_room, types, number)"
+    "    LEFT JOIN apapacho_jobs.outbox_waiting own ON own.event_id = e.id AND own.endpoint = p.name) s) t"
+    " WHERE e.\"publishedAt\" IS NULL AND e.\"createdAt\" >= $3 AND e.\"retryCount\" < $1 %2$s"
+    " AND (t.any_due OR NOT t.any_left)"
+    " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
+
+/* What waits for its time at the endpoint. What is due there and earlier is found before, and sent before. */
+static const char several_order_sql[] =
+    "AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r JOIN %1$s x ON x.id = r.event_id"
+    "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\" AND r.endpoint = p.name"
+    "  AND r.event_id <> e.id AND r.failed_at IS NULL AND r.next_attempt_at > pg_catalog.statement_timestamp()"
+    "  AND x.\"publishedAt\" IS NULL AND x.\"retryCount\" < $1"
+    "  AND (x.\"createdAt\" < e.\"createdAt\""
+    "   OR x.\"createdAt\" = e.\"createdAt\" AND (own.event_id IS NULL OR x.id < e.id)))";
+
+static const char several_strict_order_sql[] =
+    "AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r"
+    "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\" AND r.endpoint = p.name"
+    "  AND r.event_id <> e.id AND r.failed_at IS NULL)";
 
 /* Those of this publisher's share, where that is not the whole. */
 static const char share_sql[] =
@@ -217,17 +275,78 @@ hash_text(const char *text)
     return hash_bytes_extended((const unsigned char *)text, (int)strlen(text), 0);
 }
 
+/* The elements of an array of the row, of a type that is passed by value; NULL where it is null. */
+static Datum *
+column_elements(HeapTuple row, TupleDesc columns, int column, Oid type, int *count)
+{
+    bool is_null;
+    Datum value = SPI_getbinval(row, columns, column, &is_null);
+    Datum *elements;
+    bool *nulls;
+
+    *count = 0;
+    if (is_null)
+        return NULL;
+    deconstruct_array(DatumGetArrayTypeP(value), type, type == BOOLOID ? 1 : 4, true,
+                      type == BOOLOID ? TYPALIGN_CHAR : TYPALIGN_INT, &elements, &nulls, count);
+    pfree(nulls);
+    return elements;
+}
+
+/* An event with its targets, in the current context. */
+static OutboxEvent *
+make_event(HeapTuple row, TupleDesc columns, bool simple)
+{
+    OutboxEvent *event;
+    Datum *endpoints = NULL;
+    int count = 1;
+
+    if (!simple)
+        endpoints = column_elements(row, columns, COL_ENDPOINTS, INT4OID, &count);
+    event = palloc0(offsetof(OutboxEvent, targets) + sizeof(OutboxTarget) * count);
+    event->target_count = count;
+    for (int i = 0; i < count; i++)
+        event->targets[i] = (OutboxTarget){.event = event,
+                                           .endpoint = simple ? 0 : DatumGetInt32(endpoints[i]),
+                                           .state = OUTBOX_CLAIMED,
+                                           .retry_after_s = -1};
+    if (endpoints != NULL)
+        pfree(endpoints);
+    return event;
+}
+
+/* How far the event is at each of its endpoints. */
+static void
+read_targets(OutboxEvent *event, HeapTuple row, TupleDesc columns)
+{
+    bool is_null;
+    int count;
+    Datum *due = column_elements(row, columns, COL_DUE, BOOLOID, &count);
+    Datum *attempts = column_elements(row, columns, COL_ATTEMPTS, INT4OID, &count);
+    Datum *rows = column_elements(row, columns, COL_ROWS, BOOLOID, &count);
+
+    event->has_failed = DatumGetBool(SPI_getbinval(row, columns, COL_HAS_FAILED, &is_null));
+    for (int i = 0; i < count; i++) {
+        event->targets[i].state = DatumGetBool(due[i]) ? OUTBOX_CLAIMED : OUTBOX_LAGGING;
+        event->targets[i].attempts = DatumGetInt32(attempts[i]);
+        event->targets[i].has_row = DatumGetBool(rows[i]);
+    }
+    if (count == 0)
+        return;
+    pfree(due);
+    pfree(attempts);
+    pfree(rows);
+}
+
 /* Copies a row into the current context. */
 static OutboxEvent *
-read_event(char *id, HeapTuple row, TupleDesc columns)
+read_event(char *id, HeapTuple row, TupleDesc columns, bool simple)
 {
-    OutboxEvent *event = palloc0(sizeof(OutboxEvent));
+    OutboxEvent *event = make_event(row, columns, simple);
     bool is_null;
     MessageFields *message = &event->message;
     char *payload = payload_text(row, columns, &event->traceparent);
 
-    event->state = OUTBOX_CLAIMED;
-    event->retry_after_s = -1;
     event->id = id;
     event->aggregate_type = column_text(row, columns, COL_AGGREGATE_TYPE);
     event->aggregate_id = column_text(row, columns, COL_AGGREGATE_ID);
@@ -236,7 +355,12 @@ read_event(char *id, HeapTuple row, TupleDesc columns)
     event->created_at = DatumGetTimestamp(SPI_getbinval(row, columns, COL_CREATED_AT, &is_null));
     event->retry_count = DatumGetInt32(SPI_getbinval(row, columns, COL_RETRY_COUNT, &is_null));
     event->place = *(ItemPointer)DatumGetPointer(SPI_getbinval(row, columns, COL_PLACE, &is_null));
-    event->has_retry_row = DatumGetBool(SPI_getbinval(row, columns, COL_HAS_RETRY_ROW, &is_null));
+    event->has_rows = DatumGetBool(SPI_getbinval(row, columns, COL_HAS_ROWS, &is_null));
+    if (simple) {
+        event->targets[0].attempts = event->retry_count;
+        event->targets[0].has_row = event->has_rows;
+    } else
+        read_targets(event, row, columns);
 
     message->id = to_utf8(event->id);
     message->type = to_utf8(event->type);
@@ -260,13 +384,28 @@ typedef struct Found {
     OutboxEvent **events;
     int count;
     size_t bytes;
-    bool more; /* it ended before there was nothing else */
+    bool more;     /* it ended before there was nothing else */
+    bool outdated; /* an event is left to an endpoint of which the simple claim knows nothing */
 } Found;
+
+/* Whether the row's entry in outbox_retry is another endpoint's. */
+static bool
+is_of_others(HeapTuple row, TupleDesc columns)
+{
+    char *endpoint = SPI_getvalue(row, columns, COL_ROW_ENDPOINT);
+    bool others = endpoint != NULL && strcmp(endpoint, OUTBOX_DEFAULT_ENDPOINT) != 0;
+
+    if (endpoint != NULL)
+        pfree(endpoint);
+    return others;
+}
 
 /* Reads the cursor, up to limit + TIE_ROWS events; what is in hand is left out. */
 static void
 read_events(Found *found, const OutboxHand *hand, Portal cursor, int limit)
 {
+    bool simple = hand->endpoints->is_simple;
+
     while (!found->more) {
         SPITupleTable *table;
         MemoryContext before;
@@ -284,7 +423,12 @@ read_events(Found *found, const OutboxHand *hand, Portal cursor, int limit)
                 pfree(id);
                 continue;
             }
-            event = read_event(id, table->vals[i], table->tupdesc);
+            if (simple && is_of_others(table->vals[i], table->tupdesc)) {
+                found->outdated = found->more = true;
+                pfree(id);
+                break;
+            }
+            event = read_event(id, table->vals[i], table->tupdesc, simple);
             found->events[found->count++] = event;
             found->bytes += event->bytes;
             found->more = hand->bytes + found->bytes >= OUTBOX_HAND_BYTES || found->count >= limit + TIE_ROWS ||
@@ -335,67 +479,106 @@ settle_ties(Found *found)
     pfree(places);
 }
 
-int
-outbox_claim(OutboxHand *hand, int limit, Timestamp from, Timestamp *seen, bool *more)
+/* The statement of a claim: of all events or of those from some time on, of all slots or of some. */
+static char *
+claim_text(const OutboxHand *hand, bool from_start, bool whole)
 {
-    Oid types[] = {INT4OID, INT4OID, TIMESTAMPOID, INT4ARRAYOID, INT8OID};
-    Datum values[] = {Int32GetDatum(setting_outbox_max_retries), Int32GetDatum(limit + TIE_ROWS + hand->count),
-                      TimestampGetDatum(from), (Datum)0, Int64GetDatum(OUTBOX_SLOTS - 1)};
+    char *table = user_table_name(TABLE_OUTBOX_EVENT);
+    bool simple = hand->endpoints->is_simple;
+    const char *order = "";
+
+    if (hand->ordered && from_start)
+        order = psprintf(simple ? order_sql : several_order_sql, table);
+    else if (hand->ordered)
+        order = simple ? strict_order_sql : several_strict_order_sql;
+    return psprintf(simple ? claim_sql : several_sql, table, whole ? "" : share_sql, order);
+}
+
+/* $6 to $8 of the statement for several endpoints. */
+static void
+endpoint_arguments(const OutboxHand *hand, Datum *values)
+{
+    const EndpointSet *set = hand->endpoints;
+    Datum names[OUTBOX_MOST_ENDPOINTS];
+    Datum rooms[OUTBOX_MOST_ENDPOINTS];
+    Datum types[OUTBOX_MOST_ENDPOINTS];
+    bool nulls[OUTBOX_MOST_ENDPOINTS];
+    int lower = 1;
+
+    for (int i = 0; i < set->count; i++) {
+        names[i] = CStringGetTextDatum(set->all[i]->name);
+        rooms[i] = BoolGetDatum(hand->queues[i].room > 0);
+        nulls[i] = set->all[i]->types == NULL;
+        types[i] = nulls[i] ? (Datum)0 : CStringGetTextDatum(set->all[i]->types);
+    }
+    values[0] = PointerGetDatum(construct_array(names, set->count, TEXTOID, -1, false, TYPALIGN_INT));
+    values[1] = PointerGetDatum(construct_array(rooms, set->count, BOOLOID, 1, true, TYPALIGN_CHAR));
+    values[2] = PointerGetDatum(
+        construct_md_array(types, nulls, 1, (int *)&set->count, &lower, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* Reads what is to be had into `found`. */
+static void
+find_events(Found *found, OutboxHand *hand, int limit, Timestamp from)
+{
+    Oid types[] = {INT4OID, INT4OID, TIMESTAMPOID, INT4ARRAYOID, INT8OID, TEXTARRAYOID, BOOLARRAYOID, TEXTARRAYOID};
+    Datum values[] = {Int32GetDatum(setting_outbox_max_retries),
+                      Int32GetDatum(limit + TIE_ROWS + hand->count),
+                      TimestampGetDatum(from),
+                      (Datum)0,
+                      Int64GetDatum(OUTBOX_SLOTS - 1),
+                      (Datum)0,
+                      (Datum)0,
+                      (Datum)0};
     bool whole = share_is_whole();
-    MemoryContext before = CurrentMemoryContext;
-    Found found = {.events = MemoryContextAlloc(hand->context, sizeof(OutboxEvent *) * (limit + TIE_ROWS))};
     Portal cursor;
-    char *sql;
     RunAs saved;
     int level;
 
-    Assert(hand->finished_count == 0);
-    xact_begin("apapacho_jobs: claiming outbox events");
     run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
-    sql = psprintf(claim_sql, user_table_name(TABLE_OUTBOX_EVENT), whole ? "" : share_sql,
-                   setting_outbox_order == OUTBOX_ORDER_NONE ? ""
-                   : from != DT_NOBEGIN                      ? strict_order_sql
-                                        : psprintf(order_sql, user_table_name(TABLE_OUTBOX_EVENT)));
-    if (!whole)
-        values[3] = share_slots();
+    values[3] = share_slots();
+    if (!hand->endpoints->is_simple)
+        endpoint_arguments(hand, &values[5]);
     level = outbox_plan_by_index();
-    cursor = SPI_cursor_open_with_args(NULL, sql, whole ? 3 : 5, types, values, NULL, true, CURSOR_OPT_NO_SCROLL);
-    read_events(&found, hand, cursor, limit);
+    cursor = SPI_cursor_open_with_args(NULL, claim_text(hand, from == DT_NOBEGIN, whole),
+                                       hand->endpoints->is_simple ? 5 : lengthof(types), types, values, NULL, true,
+                                       CURSOR_OPT_NO_SCROLL);
+    read_events(found, hand, cursor, limit);
     SPI_cursor_close(cursor);
     AtEOXact_GUC(true, level);
     run_as_end(&saved);
+}
+
+OutboxClaim
+outbox_claim(OutboxHand *hand, int limit, Timestamp from)
+{
+    MemoryContext before = CurrentMemoryContext;
+    Found found = {.events = MemoryContextAlloc(hand->context, sizeof(OutboxEvent *) * (limit + TIE_ROWS))};
+    OutboxClaim claim = {0};
+
+    Assert(hand->finished_count == 0);
+    xact_begin("apapacho_jobs: claiming outbox events");
+    find_events(&found, hand, limit, from);
+    /* after it: whoever has added an endpoint before an event finds that event there too */
+    claim.outdated = !endpoints_refresh(hand->endpoints, &claim.is_usable_again);
     xact_commit();
 
     MemoryContextSwitchTo(hand->context);
+    claim.outdated = claim.outdated || found.outdated;
     settle_ties(&found);
-    *more = found.more || found.count >= limit;
-    *seen = !*more ? DT_NOEND : found.events[Min(found.count, limit) - 1]->created_at;
+    claim.more = found.more || found.count >= limit;
+    claim.seen = !claim.more ? DT_NOEND : found.events[Min(found.count, limit) - 1]->created_at;
+    for (int i = 0; i < hand->endpoints->count; i++) {
+        if (!endpoint_is_usable(hand->endpoints->all[i]))
+            hand->queues[i].room = 0;
+    }
     for (int i = 0; i < found.count; i++) {
-        if (i < limit)
-            hand_add(hand, found.events[i]);
+        if (i < limit && !claim.outdated)
+            claim.count += hand_add(hand, found.events[i]);
         else
             outbox_event_free(found.events[i]);
     }
     pfree(found.events);
     MemoryContextSwitchTo(before);
-    return Min(found.count, limit);
-}
-
-TimestampTz
-outbox_oldest_writer(void)
-{
-    TimestampTz oldest;
-
-    xact_begin("apapacho_jobs: looking for the oldest transaction");
-    (void)spi_run("SELECT LEAST((SELECT CASE WHEN pg_catalog.bool_or(a.state OPERATOR(pg_catalog.=) 'disabled')"
-                  "   THEN '-infinity' ELSE pg_catalog.min(a.xact_start) END FROM pg_catalog.pg_stat_activity AS a"
-                  "  WHERE a.datid OPERATOR(pg_catalog.=) (SELECT d.oid FROM pg_catalog.pg_database AS d"
-                  "   WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())"
-                  "  AND a.pid OPERATOR(pg_catalog.<>) pg_catalog.pg_backend_pid()), pg_catalog.clock_timestamp(),"
-                  " (SELECT '-infinity'::timestamptz FROM pg_catalog.pg_prepared_xacts"
-                  "  WHERE database OPERATOR(pg_catalog.=) pg_catalog.current_database() LIMIT 1))",
-                  0, NULL, NULL, NULL, true, 1);
-    oldest = spi_time(0, 1);
-    xact_commit();
-    return oldest;
+    return claim;
 }

@@ -7,12 +7,16 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "datatype/timestamp.h"
+#include "storage/lmgr.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "outbox/attempt.h"
 #include "outbox/hand.h"
 #include "outbox/outbox.h"
 #include "server/delivery_settings.h"
@@ -35,8 +39,9 @@ static const char delete_sql[] = "DELETE FROM %s e WHERE e.ctid = ANY ($1) AND e
 
 /* Retries whose event is gone or done with; found as the owner of the events, deleted as ourselves. */
 static const char find_retries_sql[] =
-    "SELECT pg_catalog.array_agg(r.event_id) FROM apapacho_jobs.outbox_waiting r WHERE NOT EXISTS"
-    " (SELECT FROM %s e WHERE e.id = r.event_id AND e.\"publishedAt\" IS NULL AND e.\"retryCount\" < $1)";
+    "SELECT pg_catalog.array_agg(DISTINCT r.event_id) FROM apapacho_jobs.outbox_waiting r WHERE NOT EXISTS"
+    " (SELECT FROM %s e WHERE e.id = r.event_id AND e.\"publishedAt\" IS NULL"
+    "  AND (e.\"retryCount\" < $1 OR r.failed_at IS NOT NULL))";
 
 static const char delete_retries_sql[] = "DELETE FROM apapacho_jobs.outbox_retry WHERE event_id = ANY ($1)";
 
@@ -93,24 +98,55 @@ delete_retries(void)
     xact_commit();
 }
 
+/* Empties a bucket of attempts all of which are old enough, unless somebody is reading it just now. */
+static void
+empty_bucket(int bucket)
+{
+    static const char sql[] = "SELECT (pg_catalog.max(at) OPERATOR(pg_catalog.<) $2)::integer"
+                              " FROM apapacho_jobs.outbox_attempt WHERE bucket OPERATOR(pg_catalog.=) $1";
+    Oid types[] = {INT2OID, TIMESTAMPTZOID};
+    Datum values[] = {Int16GetDatum((int16)bucket),
+                      TimestampTzGetDatum(GetCurrentTimestamp() - setting_outbox_attempts_days * USECS_PER_DAY)};
+    char *table = psprintf("outbox_attempt_%d", bucket);
+
+    xact_begin("apapacho_jobs: emptying a part of the log of attempts");
+    (void)spi_run(sql, 2, types, values, NULL, true, 1);
+    if (spi_int64(0, 1) == 1 &&
+        ConditionalLockRelationOid(get_relname_relid(table, get_namespace_oid("apapacho_jobs", false)),
+                                   AccessExclusiveLock))
+        (void)spi_run(psprintf("TRUNCATE apapacho_jobs.%s", table), 0, NULL, NULL, NULL, false, 0);
+    xact_commit();
+}
+
+/* Attempts that are older than whole buckets can be: the setting has been changed. Returns how many were deleted. */
 static uint64
 delete_attempts(void)
 {
     static const char sql[] =
-        "DELETE FROM apapacho_jobs.outbox_attempt WHERE ctid = ANY (ARRAY(SELECT ctid FROM apapacho_jobs.outbox_attempt"
-        " WHERE at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) pg_catalog.make_interval(days => "
-        "$1))"
-        " ORDER BY at LIMIT $2))";
-    Oid types[] = {INT4OID, INT4OID};
-    Datum values[] = {Int32GetDatum(setting_outbox_attempts_days), Int32GetDatum(BATCH_ROWS)};
+        "DELETE FROM apapacho_jobs.outbox_attempt AS a USING (SELECT o.tableoid, o.ctid FROM "
+        "apapacho_jobs.outbox_attempt AS o"
+        " WHERE o.at OPERATOR(pg_catalog.<) $1 ORDER BY o.at LIMIT $2) AS old"
+        " WHERE a.tableoid OPERATOR(pg_catalog.=) old.tableoid AND a.ctid OPERATOR(pg_catalog.=) old.ctid";
+    Oid types[] = {TIMESTAMPTZOID, INT4OID};
+    int days = setting_outbox_attempts_days + attempt_bucket_days();
+    Datum values[] = {TimestampTzGetDatum(GetCurrentTimestamp() - days * USECS_PER_DAY), Int32GetDatum(BATCH_ROWS)};
     uint64 deleted;
 
-    if (setting_outbox_attempts_days == 0)
-        return 0;
     xact_begin("apapacho_jobs: deleting old attempts");
     deleted = spi_run(sql, 2, types, values, NULL, false, 0);
     xact_commit();
     return deleted;
+}
+
+static void
+clean_attempts(const JobRun *run)
+{
+    if (setting_outbox_attempts_days == 0)
+        return;
+    for (int bucket = 0; bucket < ATTEMPT_BUCKETS && !job_should_stop(run); bucket++)
+        empty_bucket(bucket);
+    while (!job_should_stop(run) && delete_attempts() == BATCH_ROWS)
+        ;
 }
 
 static int64
@@ -156,8 +192,7 @@ outbox_cleanup_run(JobRun *run)
         total += deleted;
         job_progress((int64)total, -1, "events deleted");
     }
-    while (!job_should_stop(run) && delete_attempts() == BATCH_ROWS)
-        ;
+    clean_attempts(run);
     delete_retries();
 
     ereport(LOG, (errmsg_internal("[Job:Cleanup] Limpiados " UINT64_FORMAT " eventos", total)));

@@ -10,9 +10,10 @@
 void
 console_publish(OutboxHand *hand)
 {
-    OutboxEvent *event;
+    OutboxTarget *target;
 
-    while ((event = hand_take_ready(hand)) != NULL) {
+    while ((target = hand_take_ready(hand, 0)) != NULL) {
+        const OutboxEvent *event = target->event;
         MemoryContext before = MemoryContextSwitchTo(hand->scratch);
 
         outbox_check_interrupts(hand);
@@ -22,6 +23,6 @@ console_publish(OutboxHand *hand)
                       errhidestmt(true), errhidecontext(true)));
         MemoryContextSwitchTo(before);
         MemoryContextReset(hand->scratch);
-        outbox_delivered(hand, event);
+        outbox_delivered(hand, target);
     }
 }

@@ -1,6 +1,6 @@
 /*
- * endpoint.c: reads and writes the state of a receiver of events. In the publisher's worker, as ourselves, in short
- * transactions of its own.
+ * endpoint.c: judges receivers of events, and writes their state. In a publisher, as ourselves, in short transactions
+ * of its own.
  */
 #include "postgres.h"
 
@@ -18,9 +18,6 @@
 #define LONGEST_PROBE_MS 300000
 #define MOST_DOUBLINGS 10
 
-static const char load_sql[] =
-    "SELECT paused_at, stopped_at, probe_at FROM apapacho_jobs.outbox_endpoint WHERE name = 'default'";
-
 /* One that somebody else is just changing stays as that leaves it: nothing is waited for with events on their way. */
 static const char open_sql[] =
     "UPDATE apapacho_jobs.outbox_endpoint AS e SET open_since = COALESCE(e.open_since, pg_catalog.clock_timestamp()),"
@@ -29,48 +26,53 @@ static const char open_sql[] =
     "  + LEAST($1 * 2 ^ LEAST(n.failed_probes, $2), $3) * $4 * pg_catalog.make_interval(secs => 0.001) END"
     " FROM (SELECT o.name, CASE WHEN o.open_since IS NULL THEN 0 WHEN $6 THEN o.failed_probes + 1 ELSE o.failed_probes "
     "END"
-    "  AS failed_probes, o.open_since IS NULL AS opens FROM apapacho_jobs.outbox_endpoint AS o WHERE o.name = 'default'"
+    "  AS failed_probes, o.open_since IS NULL AS opens FROM apapacho_jobs.outbox_endpoint AS o WHERE o.name = $7"
     "  FOR UPDATE SKIP LOCKED) AS n WHERE e.name = n.name RETURNING e.probe_at, n.opens";
 
 static const char close_sql[] =
     "UPDATE apapacho_jobs.outbox_endpoint AS e SET open_since = NULL, probe_at = NULL, failed_probes = 0, last_error = "
     "NULL"
-    " FROM (SELECT o.name FROM apapacho_jobs.outbox_endpoint AS o WHERE o.name = 'default' AND o.open_since IS NOT NULL"
+    " FROM (SELECT o.name FROM apapacho_jobs.outbox_endpoint AS o WHERE o.name = $1 AND o.open_since IS NOT NULL"
     "  FOR UPDATE SKIP LOCKED) AS n WHERE e.name = n.name";
 
 static const char stop_sql[] =
     "UPDATE apapacho_jobs.outbox_endpoint AS e SET stopped_at = pg_catalog.clock_timestamp(), open_since = NULL,"
     " probe_at = NULL, failed_probes = 0, last_error = $1"
-    " FROM (SELECT o.name FROM apapacho_jobs.outbox_endpoint AS o WHERE o.name = 'default' FOR UPDATE SKIP LOCKED) AS n"
+    " FROM (SELECT o.name FROM apapacho_jobs.outbox_endpoint AS o WHERE o.name = $2 FOR UPDATE SKIP LOCKED) AS n"
     " WHERE e.name = n.name";
 
-void
-endpoint_load(Endpoint *endpoint, bool probe_now)
+/* How a receiver is called in messages. */
+static const char *
+described(const Endpoint *endpoint)
 {
-    MemoryContext caller = CurrentMemoryContext;
+    return strcmp(endpoint->name, OUTBOX_DEFAULT_ENDPOINT) == 0
+               ? "the webhook receiver"
+               : psprintf("the webhook receiver \"%s\"", outbox_printable(endpoint->name));
+}
 
-    endpoint->state = ENDPOINT_CLOSED;
-    endpoint->probe_at = 0;
-    xact_begin("apapacho_jobs: looking whether events may be sent");
-    if (spi_run(load_sql, 0, NULL, NULL, NULL, true, 1) == 1) {
-        endpoint->probe_at = spi_time(0, 3);
-        if (!spi_is_null(0, 1))
-            endpoint->state = ENDPOINT_PAUSED;
-        else if (!spi_is_null(0, 2))
-            endpoint->state = ENDPOINT_STOPPED;
-        else if (endpoint->probe_at != 0)
-            endpoint->state =
-                probe_now || endpoint->probe_at <= GetCurrentTimestamp() ? ENDPOINT_PROBING : ENDPOINT_OPEN;
-    }
-    xact_commit();
-    MemoryContextSwitchTo(caller);
+/* apapacho_outbox_resume() with what it needs to know. */
+static const char *
+resuming(const Endpoint *endpoint)
+{
+    return strcmp(endpoint->name, OUTBOX_DEFAULT_ENDPOINT) == 0
+               ? "apapacho_outbox_resume()"
+               : psprintf("apapacho_outbox_resume('%s')", outbox_printable(endpoint->name));
 }
 
 void
-endpoint_opened(Endpoint *endpoint, const char *error)
+endpoint_note(Endpoint *endpoint, bool there, bool gone)
 {
-    Oid types[] = {INT4OID, INT4OID, INT4OID, FLOAT8OID, TEXTOID, BOOLOID};
-    Datum values[6];
+    endpoint->failures = there ? 0 : endpoint->failures + 1;
+    endpoint->answers += there;
+    endpoint->is_gone = endpoint->is_gone || gone;
+}
+
+void
+endpoint_opened(Endpoint *endpoint)
+{
+    Oid types[] = {INT4OID, INT4OID, INT4OID, FLOAT8OID, TEXTOID, BOOLOID, TEXTOID};
+    Datum values[7];
+    const char *error = endpoint->problem != NULL ? endpoint->problem : endpoint->last_error;
     MemoryContext caller = CurrentMemoryContext;
     bool opens = false;
 
@@ -81,6 +83,7 @@ endpoint_opened(Endpoint *endpoint, const char *error)
     values[3] = Float8GetDatum(1 + pg_prng_double(&pg_global_prng_state) / 10);
     values[4] = CStringGetTextDatum(error);
     values[5] = BoolGetDatum(endpoint->state == ENDPOINT_PROBING);
+    values[6] = CStringGetTextDatum(endpoint->name);
     endpoint->probe_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FIRST_PROBE_MS);
     if (spi_run(open_sql, lengthof(types), types, values, NULL, false, 0) == 1) {
         bool is_null;
@@ -91,42 +94,53 @@ endpoint_opened(Endpoint *endpoint, const char *error)
     xact_commit();
     MemoryContextSwitchTo(caller);
     endpoint->state = ENDPOINT_OPEN;
-    if (opens)
+    endpoint->failures = 0;
+    if (opens && endpoint->problem != NULL)
+        ereport(WARNING,
+                (errcode(ERRCODE_CONFIG_FILE_ERROR), errmsg("%s cannot be sent events: %s", described(endpoint), error),
+                 errdetail("It is looked at again from time to time."),
+                 errhint("%s makes it go on at once.", resuming(endpoint))));
+    else if (opens)
         ereport(WARNING, (errcode(ERRCODE_CONNECTION_FAILURE),
-                          errmsg("the webhook receiver failed %d times in a row, no more events are sent for now: %s",
-                                 ENDPOINT_FAILURES, error),
+                          errmsg("%s failed %d times in a row, no more events are sent for now: %s",
+                                 described(endpoint), ENDPOINT_FAILURES, error),
                           errdetail("It is tried with one event from time to time, and goes on when that succeeds."),
-                          errhint("apapacho_outbox_resume() makes it go on at once.")));
+                          errhint("%s makes it go on at once.", resuming(endpoint))));
 }
 
 void
 endpoint_closed(Endpoint *endpoint)
 {
-    MemoryContext caller = CurrentMemoryContext;
-
-    xact_begin("apapacho_jobs: closing the circuit breaker of an endpoint");
-    (void)spi_run(close_sql, 0, NULL, NULL, NULL, false, 0);
-    xact_commit();
-    MemoryContextSwitchTo(caller);
-    endpoint->state = ENDPOINT_CLOSED;
-    endpoint->probe_at = 0;
-    ereport(LOG, (errmsg("the webhook receiver is back, events are sent again")));
-}
-
-void
-endpoint_stopped(Endpoint *endpoint, const char *error)
-{
     Oid type = TEXTOID;
     Datum value;
     MemoryContext caller = CurrentMemoryContext;
 
+    xact_begin("apapacho_jobs: closing the circuit breaker of an endpoint");
+    value = CStringGetTextDatum(endpoint->name);
+    (void)spi_run(close_sql, 1, &type, &value, NULL, false, 0);
+    xact_commit();
+    MemoryContextSwitchTo(caller);
+    endpoint->state = ENDPOINT_CLOSED;
+    endpoint->probe_at = 0;
+    ereport(LOG, (errmsg("%s is back, events are sent again", described(endpoint))));
+}
+
+void
+endpoint_stopped(Endpoint *endpoint)
+{
+    Oid types[] = {TEXTOID, TEXTOID};
+    Datum values[2];
+    MemoryContext caller = CurrentMemoryContext;
+
     xact_begin("apapacho_jobs: stopping an endpoint");
-    value = CStringGetTextDatum(error);
-    (void)spi_run(stop_sql, 1, &type, &value, NULL, false, 0);
+    values[0] = CStringGetTextDatum(endpoint->last_error);
+    values[1] = CStringGetTextDatum(endpoint->name);
+    (void)spi_run(stop_sql, 2, types, values, NULL, false, 0);
     xact_commit();
     MemoryContextSwitchTo(caller);
     endpoint->state = ENDPOINT_STOPPED;
     ereport(WARNING, (errcode(ERRCODE_CONNECTION_FAILURE),
-                      errmsg("the webhook receiver says that it is gone for good, no more events are sent: %s", error),
-                      errhint("apapacho_outbox_resume() makes it go on.")));
+                      errmsg("%s says that it is gone for good, no more events are sent: %s", described(endpoint),
+                             endpoint->last_error),
+                      errhint("%s makes it go on.", resuming(endpoint))));
 }

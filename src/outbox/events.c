@@ -74,7 +74,8 @@ static const char retry_failed_sql[] = "UPDATE %s AS e SET \"retryCount\" = 0, \
 
 /* They stay, and their aggregates' order with them. */
 static const char hasten_retries_sql[] =
-    "UPDATE apapacho_jobs.outbox_retry SET next_attempt_at = pg_catalog.clock_timestamp()"
+    "UPDATE apapacho_jobs.outbox_retry SET next_attempt_at = pg_catalog.clock_timestamp(),"
+    " attempts = CASE WHEN failed_at IS NULL THEN attempts ELSE 0 END, failed_at = NULL"
     " WHERE next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()";
 
 static void

@@ -48,6 +48,62 @@ check_marked(Publisher *publisher)
              errhint("Check that no trigger on the table suppresses updates.")));
 }
 
+/* So many targets and bytes of an endpoint may be in hand, so that one that is slow leaves room for the others. */
+static int
+fair_share(const OutboxHand *hand, int of)
+{
+    return of / hand->endpoints->count;
+}
+
+/* How many more of an endpoint's targets may be taken. One that has been full gets none until half of them have left.
+ */
+static int
+endpoint_room(const OutboxHand *hand, int number)
+{
+    const Endpoint *endpoint = hand->endpoints->all[number];
+    const HandQueue *queue = &hand->queues[number];
+    int most = fair_share(hand, OUTBOX_HAND_EVENTS);
+
+    if (!endpoint_is_usable(endpoint))
+        return 0;
+    if (endpoint->state == ENDPOINT_PROBING)
+        return queue->count == 0 ? 1 : 0;
+    if (queue->bytes >= (size_t)fair_share(hand, OUTBOX_HAND_BYTES) ||
+        (queue->count > most / 2 && most < OUTBOX_HAND_EVENTS))
+        return 0;
+    return most - queue->count;
+}
+
+/*
+ * Says how much each endpoint may get by the next claim; the sum. In a claim that does not look at all events those get
+ * nothing of whose events some have been passed over: they would get later ones first.
+ */
+static int
+set_rooms(OutboxHand *hand, bool all)
+{
+    int64 sum = 0;
+
+    for (int i = 0; i < hand->endpoints->count; i++) {
+        HandQueue *queue = &hand->queues[i];
+
+        queue->room = !all && hand->endpoints->all[i]->is_behind ? 0 : endpoint_room(hand, i);
+        queue->was_put_off = queue->room == 0;
+        sum += queue->room;
+    }
+    return (int)Min(sum, PG_INT32_MAX);
+}
+
+/* After a claim: whether events of an endpoint's were passed over that it might have got otherwise. */
+static void
+note_behind(OutboxHand *hand, bool all)
+{
+    for (int i = 0; i < hand->endpoints->count; i++) {
+        Endpoint *endpoint = hand->endpoints->all[i];
+
+        endpoint->is_behind = hand->queues[i].was_put_off || (endpoint->is_behind && !all);
+    }
+}
+
 /* How many more events may be taken into the hand. */
 static int
 room(const Publisher *publisher)
@@ -88,6 +144,17 @@ take_share(Publisher *publisher)
         publisher->parts = 1;
 }
 
+/* Whether every endpoint takes events. */
+static bool
+all_well(const OutboxHand *hand)
+{
+    for (int i = 0; i < hand->endpoints->count; i++) {
+        if (hand->endpoints->all[i]->state != ENDPOINT_CLOSED || hand->endpoints->all[i]->problem != NULL)
+            return false;
+    }
+    return true;
+}
+
 /* A full batch was found: others are to help. */
 static bool
 needs_help(const Publisher *publisher)
@@ -95,8 +162,7 @@ needs_help(const Publisher *publisher)
     return setting_outbox_workers > 1 && publisher->part == 0 && publisher->parts == 1 &&
            publisher->type == PUBLISHER_WEBHOOK && publisher->left > PG_INT64_MAX / 2 &&
            publisher->hand->claimed_count - publisher->helped_at >= WORTH_HELP &&
-           publisher_clock_ms() >= publisher->next_help_at && publisher->endpoint.state == ENDPOINT_CLOSED &&
-           !publisher->stopped;
+           publisher_clock_ms() >= publisher->next_help_at && !publisher->stopped && all_well(publisher->hand);
 }
 
 void
@@ -132,36 +198,72 @@ must_look_at_all(const Publisher *publisher)
 }
 
 /*
+ * Moves the position back to where transactions that have ended since the last claim may have added events. Those that
+ * are still open do no harm yet, however old they are. To be called before the claim's snapshot.
+ */
+static void
+heed_late_events(Publisher *publisher, OpenTransactions *now)
+{
+    TimestampTz oldest;
+
+    outbox_list_transactions(now);
+    if (publisher->position == DT_NOBEGIN)
+        return;
+    oldest = outbox_oldest_ended(&publisher->open, now);
+    publisher->position =
+        oldest == DT_NOBEGIN ? DT_NOBEGIN : Min(publisher->position, oldest - CLOCK_SKEW_S * USECS_PER_SEC);
+}
+
+/* What a claim of all events has told: how long it takes, and whether that is too long for each claim. */
+static void
+note_whole_claim(Publisher *publisher, double started_at, int count)
+{
+    publisher->whole_claim_at = publisher_clock_ms();
+    publisher->whole_claim_ms = publisher->whole_claim_at - started_at;
+    publisher->slow = publisher->whole_claim_ms > SLOW_CLAIM_MS && publisher->whole_claim_ms > SLOW_EVENT_MS * count;
+}
+
+/*
  * Claims from the oldest pending event on. Where that is slow, since many wait there for a retry, or for another one of
- * their aggregate, most claims begin where the last one ended, less what open transactions may still add before that.
+ * their aggregate, most claims begin where the last one ended, less what transactions may have added before that.
  */
 static int
-claim_from_position(Publisher *publisher, int limit, bool *more)
+claim_from_position(Publisher *publisher, int limit_asked, bool *more)
 {
-    bool slow = publisher->slow;
-    TimestampTz oldest_writer = slow ? outbox_oldest_writer() : DT_NOBEGIN; /* before the claim's snapshot */
-    bool all = !slow || must_look_at_all(publisher);
-    Timestamp from = all ? DT_NOBEGIN : publisher->position;
+    static OpenTransactions now;
+    OutboxHand *hand = publisher->hand;
     double started_at = publisher_clock_ms();
-    Timestamp seen;
-    int count;
+    OutboxClaim claim;
+    bool all;
+    int limit;
 
+    now.known = false;
+    if (publisher->slow)
+        heed_late_events(publisher, &now);
+    all = !publisher->slow || must_look_at_all(publisher);
     if (all)
-        publisher->hand->has_followers = false;
-    count = outbox_claim(publisher->hand, limit, from, &seen, more);
-    if (all) {
-        publisher->whole_claim_at = publisher_clock_ms();
-        publisher->whole_claim_ms = publisher_clock_ms() - started_at;
-        publisher->slow =
-            publisher->whole_claim_ms > SLOW_CLAIM_MS && publisher->whole_claim_ms > SLOW_EVENT_MS * count;
+        hand->has_followers = false;
+    limit = Min(limit_asked, set_rooms(hand, all));
+    if (limit == 0 && all)
+        return 0;
+    if (limit == 0) {
+        publisher->position = DT_NOBEGIN; /* all endpoints are behind */
+        return claim_from_position(publisher, limit_asked, more);
     }
+    claim = outbox_claim(hand, limit, all ? DT_NOBEGIN : publisher->position);
+    note_behind(hand, all);
+    *more = claim.more;
+    publisher->stopped = publisher->stopped || claim.outdated;
+    if (all)
+        note_whole_claim(publisher, started_at, claim.count);
+    publisher->open = now;
     publisher->position =
-        oldest_writer == DT_NOBEGIN ? DT_NOBEGIN : Min(seen, oldest_writer - CLOCK_SKEW_S * USECS_PER_SEC);
-    if (count == 0 && !all) {
+        now.known && !claim.is_usable_again ? Min(claim.seen, now.at - CLOCK_SKEW_S * USECS_PER_SEC) : DT_NOBEGIN;
+    if (claim.count == 0 && !publisher->stopped && (!all || claim.is_usable_again)) {
         publisher->position = DT_NOBEGIN; /* nothing left but perhaps there */
-        return claim_from_position(publisher, limit, more);
+        return claim_from_position(publisher, limit_asked, more);
     }
-    return count;
+    return claim.count;
 }
 
 int
@@ -169,13 +271,13 @@ intake_claim(Publisher *publisher)
 {
     OutboxHand *hand = publisher->hand;
     double started_at;
-    bool more;
+    bool more = false;
     int limit;
     int count;
     int held;
 
     publisher_record(publisher);
-    limit = publisher->endpoint.state == ENDPOINT_PROBING ? Min(room(publisher), 1 - hand->count) : room(publisher);
+    limit = room(publisher);
     if (publisher->stopped || limit <= 0)
         return 0;
     held = share_count();
@@ -201,28 +303,47 @@ intake_claim(Publisher *publisher)
     return count;
 }
 
+/* Whether there is an endpoint of whose events some have been passed over, but that could have them now. */
+static bool
+is_any_behind(const OutboxHand *hand)
+{
+    for (int i = 0; i < hand->endpoints->count; i++) {
+        if (hand->endpoints->all[i]->is_behind && endpoint_room(hand, i) > 0)
+            return true;
+    }
+    return false;
+}
+
 /* Whether there may be more to take on, while some events are still in hand. */
 static bool
 has_more(const Publisher *publisher)
 {
     const OutboxHand *hand = publisher->hand;
 
-    if (publisher->endpoint.state == ENDPOINT_PROBING && hand->count > 0)
-        return false;
     if (publisher->stopped || publisher->wants_help || job_is_to_end_soon() ||
         room(publisher) < Min(setting_outbox_batch_size, publisher->left) / 2 + 1)
         return false;
-    if (!publisher->exhausted || hand->has_followers)
+    if (!publisher->exhausted || hand->has_followers || is_any_behind(hand))
         return true;
     return publisher->run->trigger != JOB_TRIGGER_MANUAL &&
            (wake_is_pending() || (publisher->retry_at != 0 && publisher->retry_at <= GetCurrentTimestamp()));
 }
 
+/* Whether there is an endpoint that has nothing to send, but could. */
+static bool
+is_any_idle(const OutboxHand *hand)
+{
+    for (int i = 0; i < hand->endpoints->count; i++) {
+        if (hand->queues[i].ready_count == 0 && endpoint_room(hand, i) > 0 && webhook_has_room(i))
+            return true;
+    }
+    return false;
+}
+
 bool
 intake_wants_more(const Publisher *publisher)
 {
-    return publisher->hand->ready_count == 0 && webhook_has_room() &&
-           publisher_clock_ms() >= publisher->next_claim_at && has_more(publisher);
+    return publisher_clock_ms() >= publisher->next_claim_at && is_any_idle(publisher->hand) && has_more(publisher);
 }
 
 long
@@ -230,7 +351,7 @@ intake_patience(const Publisher *publisher, long longest)
 {
     double until_claim = publisher->next_claim_at - publisher_clock_ms();
 
-    if (!webhook_has_room() || until_claim > longest || !has_more(publisher))
+    if (!is_any_idle(publisher->hand) || until_claim > longest || !has_more(publisher))
         return longest;
     return Max((long)until_claim, 0) + 1;
 }
@@ -245,7 +366,7 @@ intake_next_retry(const Publisher *publisher)
 
     xact_begin("apapacho_jobs: looking when events are tried again");
     (void)spi_run("SELECT pg_catalog.min(next_attempt_at) FROM apapacho_jobs.outbox_retry"
-                  " WHERE next_attempt_at OPERATOR(pg_catalog.>) $1",
+                  " WHERE next_attempt_at OPERATOR(pg_catalog.>) $1 AND failed_at IS NULL",
                   1, &type, &since, NULL, true, 1);
     next = spi_time(0, 1);
     xact_commit();

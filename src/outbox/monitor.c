@@ -43,15 +43,25 @@ result_type(FunctionCallInfo fcinfo)
     return BlessTupleDesc(description);
 }
 
-/* apapacho_jobs.outbox_counters(OUT since, attempts, delivered, reused_connections, in_flight, mean_ms) */
+/* The counters of the endpoint that is the argument; NULL: nothing has been counted. */
+static OutboxCounters *
+counters_argument(FunctionCallInfo fcinfo)
+{
+    return counters_of_endpoint(text_to_cstring(PG_GETARG_TEXT_PP(0)), false);
+}
+
+/*
+ * apapacho_jobs.outbox_counters(endpoint, OUT since, attempts, delivered, reused_connections, in_flight,
+ * delivered_last_minute, mean_ms)
+ */
 Datum
 apapacho_outbox_counters(PG_FUNCTION_ARGS)
 {
     TupleDesc description = result_type(fcinfo);
-    OutboxCounters *counters = counters_of_database();
+    OutboxCounters *counters = counters_argument(fcinfo);
     uint64 attempts = 0;
-    Datum values[6];
-    bool nulls[6] = {false};
+    Datum values[7];
+    bool nulls[7] = {false};
 
     if (counters == NULL)
         PG_RETURN_NULL();
@@ -62,18 +72,19 @@ apapacho_outbox_counters(PG_FUNCTION_ARGS)
     values[2] = Int64GetDatum((int64)pg_atomic_read_u64(&counters->outcomes[0]));
     values[3] = Int64GetDatum((int64)pg_atomic_read_u64(&counters->reused_connections));
     values[4] = Int32GetDatum((int32)pg_atomic_read_u32(&counters->in_flight));
-    nulls[5] = attempts == 0;
-    values[5] =
+    values[5] = Int64GetDatum(counters_last_minute(counters));
+    nulls[6] = attempts == 0;
+    values[6] =
         Float8GetDatum(attempts == 0 ? 0 : (double)pg_atomic_read_u64(&counters->took_us) / 1000 / (double)attempts);
     PG_RETURN_DATUM(HeapTupleGetDatum(heap_form_tuple(description, values, nulls)));
 }
 
-/* apapacho_jobs.outbox_outcomes(): a row (outcome text, attempts bigint) for each class. */
+/* apapacho_jobs.outbox_outcomes(endpoint): a row (outcome text, attempts bigint) for each class. */
 Datum
 apapacho_outbox_outcomes(PG_FUNCTION_ARGS)
 {
     ReturnSetInfo *info = (ReturnSetInfo *)fcinfo->resultinfo;
-    OutboxCounters *counters = counters_of_database();
+    OutboxCounters *counters = counters_argument(fcinfo);
 
     InitMaterializedSRF(fcinfo, 0);
     for (int i = 0; counters != NULL && i < COUNTER_CLASSES; i++) {
@@ -86,12 +97,12 @@ apapacho_outbox_outcomes(PG_FUNCTION_ARGS)
     return (Datum)0;
 }
 
-/* apapacho_jobs.outbox_latency(): a row (up_to_ms double precision, attempts bigint) for each bucket. */
+/* apapacho_jobs.outbox_latency(endpoint): a row (up_to_ms double precision, attempts bigint) for each bucket. */
 Datum
 apapacho_outbox_latency(PG_FUNCTION_ARGS)
 {
     ReturnSetInfo *info = (ReturnSetInfo *)fcinfo->resultinfo;
-    OutboxCounters *counters = counters_of_database();
+    OutboxCounters *counters = counters_argument(fcinfo);
 
     InitMaterializedSRF(fcinfo, 0);
     for (int i = 0; counters != NULL && i < COUNTER_BUCKETS; i++) {

@@ -31,8 +31,8 @@
 /* For so long no commit starts another run when one has failed. */
 #define FAILED_RUN_MS 60000
 
-/* So often it is looked whether the receiver has been paused meanwhile. */
-#define ENDPOINT_INTERVAL_MS 1000
+/* So often it is looked whether an endpoint has been paused meanwhile. */
+#define ENDPOINTS_INTERVAL_MS 1000
 
 /*
  * Outcomes are recorded when there are this many, or after this time: a crash repeats no more than these and what was
@@ -65,73 +65,88 @@ publisher_record(Publisher *publisher)
     publisher->recorded_at = publisher_clock_ms();
 }
 
-/* Looks from time to time whether the receiver has been paused, and for events that are to be tried again. */
+/* Looks from time to time how the endpoints are, and for events that are to be tried again. */
 static void
-check_endpoint(Publisher *publisher)
+check_endpoints(Publisher *publisher)
 {
-    Endpoint seen;
+    bool usable = false;
 
-    if (publisher_clock_ms() - publisher->endpoint_at < ENDPOINT_INTERVAL_MS)
+    if (publisher_clock_ms() - publisher->endpoints_at < ENDPOINTS_INTERVAL_MS)
         return;
     publisher_record(publisher); /* a cancellation in here must not lose it */
-    publisher->endpoint_at = publisher_clock_ms();
+    publisher->endpoints_at = publisher_clock_ms();
     publisher->retry_at = intake_next_retry(publisher);
-    endpoint_load(&seen, false);
+    xact_begin("apapacho_jobs: looking whether events may be sent");
+    if (!endpoints_refresh(publisher->hand->endpoints, &usable))
+        publisher->stopped = true; /* the next run has the new ones */
+    xact_commit();
     MemoryContextSwitchTo(publisher->run->context);
-    if (seen.state == ENDPOINT_PAUSED || seen.state == ENDPOINT_STOPPED ||
-        (seen.state == ENDPOINT_OPEN && publisher->endpoint.state == ENDPOINT_CLOSED)) {
-        publisher->endpoint = seen;
-        publisher->stopped = true;
-    }
+    if (usable)
+        publisher->position = DT_NOBEGIN;
 }
 
 /* The receiver is gone, by its own word; the run's result says so too. */
 static void
-stop_endpoint(Publisher *publisher)
+stop_endpoint(Publisher *publisher, Endpoint *endpoint)
 {
     OutboxHand *hand = publisher->hand;
 
-    endpoint_stopped(&publisher->endpoint, hand->last_error);
+    endpoint_stopped(endpoint);
+    endpoint->is_gone = false;
     if (hand->error_count < OUTBOX_REPORTED_ERRORS)
-        hand->errors[hand->error_count++] = MemoryContextStrdup(hand->context, hand->last_error);
+        hand->errors[hand->error_count++] = MemoryContextStrdup(hand->context, endpoint->last_error);
 }
 
-/* What the latest outcomes say about the receiver. */
+/* What the latest outcomes say about a receiver. */
 static void
-judge_endpoint(Publisher *publisher)
+judge_endpoint(Publisher *publisher, Endpoint *endpoint)
 {
-    OutboxHand *hand = publisher->hand;
-    Endpoint *endpoint = &publisher->endpoint;
-    bool changes =
-        hand->receiver_gone || endpoint->state == ENDPOINT_PROBING || hand->receiver_failures >= ENDPOINT_FAILURES;
+    bool is_probing = endpoint->state == ENDPOINT_PROBING;
 
-    if (!changes)
+    if (!endpoint->is_gone && endpoint->failures < (is_probing ? 1 : ENDPOINT_FAILURES) &&
+        !(is_probing && endpoint->answers > 0))
         return;
     publisher_record(publisher); /* a cancellation in here must not lose it */
-    if (hand->receiver_gone && endpoint->state != ENDPOINT_STOPPED)
-        stop_endpoint(publisher);
-    else if (endpoint->state == ENDPOINT_PROBING && hand->receiver_failures > 0)
-        endpoint_opened(endpoint, hand->last_error);
-    else if (endpoint->state == ENDPOINT_PROBING && hand->receiver_answers > 0)
+    if (endpoint->is_gone && endpoint->state != ENDPOINT_STOPPED)
+        stop_endpoint(publisher, endpoint);
+    else if (is_probing && endpoint->failures > 0)
+        endpoint_opened(endpoint);
+    else if (is_probing) {
         endpoint_closed(endpoint);
-    else if (endpoint->state == ENDPOINT_CLOSED && hand->receiver_failures >= ENDPOINT_FAILURES)
-        endpoint_opened(endpoint, hand->last_error);
+        publisher->position = DT_NOBEGIN;
+    } else if (endpoint->state == ENDPOINT_CLOSED && endpoint->failures >= ENDPOINT_FAILURES)
+        endpoint_opened(endpoint);
     MemoryContextSwitchTo(publisher->run->context);
+}
+
+/* Judges all of them, and leaves those alone that are not to be sent anything. */
+static void
+judge_endpoints(Publisher *publisher)
+{
+    OutboxHand *hand = publisher->hand;
+
+    for (int i = 0; i < hand->endpoints->count; i++) {
+        judge_endpoint(publisher, hand->endpoints->all[i]);
+        if (!endpoint_is_usable(hand->endpoints->all[i]))
+            hand_put_off_ready(hand, i);
+    }
 }
 
 static void
 note_stop(Publisher *publisher)
 {
+    OutboxHand *hand = publisher->hand;
+
     publisher->stopped =
         publisher->stopped || job_should_stop(publisher->run) || (publisher->part > 0 && helpers_asked_to_end());
     if (publisher->type == PUBLISHER_WEBHOOK) {
-        judge_endpoint(publisher);
-        check_endpoint(publisher);
-        publisher->stopped = publisher->stopped || (publisher->endpoint.state != ENDPOINT_CLOSED &&
-                                                    publisher->endpoint.state != ENDPOINT_PROBING);
+        judge_endpoints(publisher);
+        check_endpoints(publisher);
+        judge_endpoints(publisher);
+        publisher->stopped = publisher->stopped || !endpoints_usable(hand->endpoints);
     }
-    if (publisher->stopped)
-        hand_put_back_ready(publisher->hand);
+    for (int i = 0; publisher->stopped && i < hand->endpoints->count; i++)
+        hand_put_off_ready(hand, i);
 }
 
 static void
@@ -140,6 +155,17 @@ record_in_between(Publisher *publisher)
     if (publisher->hand->finished_count >= RECORD_EVENTS ||
         (publisher->hand->finished_count > 0 && publisher_clock_ms() - publisher->recorded_at >= RECORD_INTERVAL_MS))
         publisher_record(publisher);
+}
+
+/* Whether something is ready that could be sent now. */
+static bool
+can_send(const OutboxHand *hand)
+{
+    for (int i = 0; hand->ready_count > 0 && i < hand->endpoints->count; i++) {
+        if (hand->queues[i].ready_count > 0 && webhook_has_room(i))
+            return true;
+    }
+    return false;
 }
 
 /* Sends what is in hand and what comes to it, until nothing is left there. */
@@ -163,8 +189,8 @@ send_all(Publisher *publisher)
         record_in_between(publisher);
         if (hand->ready_count == 0 && webhook_in_flight() == 0)
             break;
-        if (hand->ready_count == 0 || !webhook_has_room())
-            webhook_wait(intake_patience(publisher, RECORD_INTERVAL_MS));
+        if (!can_send(hand))
+            webhook_wait(hand, intake_patience(publisher, RECORD_INTERVAL_MS));
     }
 }
 
@@ -179,7 +205,8 @@ wait_for_helpers(Publisher *publisher)
     if (publisher->stopped)
         helpers_ask_to_end();
     until_claim = publisher->next_claim_at - publisher_clock_ms();
-    webhook_wait((long)Max(HELPERS_TICK_MS, Min(until_claim, HELPERS_LONGEST_TICK_MS))); /* their ends wake us */
+    webhook_wait(publisher->hand,
+                 (long)Max(HELPERS_TICK_MS, Min(until_claim, HELPERS_LONGEST_TICK_MS))); /* their ends wake us */
     intake_report_progress(publisher->hand);
 }
 
@@ -202,7 +229,7 @@ publish_due(Publisher *publisher)
     }
     publisher_record(publisher);
     if (publisher->type == PUBLISHER_WEBHOOK)
-        judge_endpoint(publisher);
+        judge_endpoints(publisher);
 }
 
 /* Whether more events may come soon, by commits that this process can wait for. */
@@ -213,14 +240,18 @@ may_wait(const Publisher *publisher)
            publisher->hand->claimed_count > 0;
 }
 
-/* Waits for a commit, or until an event is to be tried again. False: none came in time, or the run is to end. */
+/* Waits for a commit, or until an event or an endpoint is to be tried again. False: none came in time, or the run is to
+ * end. */
 static bool
 wait_for_commit(Publisher *publisher)
 {
     TimestampTz retry_at = publisher->retry_at = intake_next_retry(publisher);
+    TimestampTz probe_at = endpoints_next_probe(publisher->hand->endpoints);
     double started_at = publisher_clock_ms();
 
     MemoryContextSwitchTo(publisher->run->context);
+    if (retry_at == 0 || (probe_at != 0 && probe_at < retry_at))
+        retry_at = probe_at;
     for (;;) {
         double left = started_at + IDLE_MS - publisher_clock_ms();
         long until_retry = retry_at == 0 ? IDLE_MS : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry_at);
@@ -233,32 +264,48 @@ wait_for_commit(Publisher *publisher)
     }
 }
 
+/* Whether no endpoint can have anything. A resume that has come just now is seen. */
+static bool
+is_nobody_there(const Publisher *publisher)
+{
+    EndpointSet *endpoints = publisher->hand->endpoints;
+    TimestampTz probe_at = endpoints_next_probe(endpoints);
+    bool usable = false;
+    bool outdated;
+
+    if (endpoints_usable(endpoints))
+        return false;
+    wake_hold(probe_at != 0 ? probe_at : DT_NOEND); /* first: apapacho_outbox_resume() ends that */
+    if (session_terminating)
+        return true;
+    xact_begin("apapacho_jobs: looking whether events may be sent");
+    outdated = !endpoints_refresh(endpoints, &usable);
+    xact_commit();
+    MemoryContextSwitchTo(publisher->run->context);
+    return !outdated && !endpoints_usable(endpoints);
+}
+
 /*
  * Tells the scheduler when to start the next run: for what is left over at once, for what is to be tried again later,
- * for a receiver that cannot have anything when it may.
+ * for receivers that cannot have anything when they may.
  */
 static void
 plan_next_run(const Publisher *publisher)
 {
-    Endpoint endpoint = publisher->endpoint;
+    TimestampTz probe_at;
 
-    if (endpoint.state != ENDPOINT_CLOSED && endpoint.state != ENDPOINT_PROBING) {
-        /* apapacho_outbox_resume() ends that; just now it may have done so */
-        wake_hold(endpoint.state == ENDPOINT_OPEN ? endpoint.probe_at : DT_NOEND);
-        if (!session_terminating)
-            endpoint_load(&endpoint, false);
-    }
-    if (endpoint.state == ENDPOINT_CLOSED || endpoint.state == ENDPOINT_PROBING) {
+    if (!is_nobody_there(publisher)) {
         TimestampTz retry_at =
             session_terminating ? 0 : intake_next_retry(publisher); /* the next scheduler looks by itself */
 
+        MemoryContextSwitchTo(publisher->run->context);
         wake_hold(publisher->hand->sent_again ? TimestampTzPlusMilliseconds(GetCurrentTimestamp(), FAILED_RUN_MS) : 0);
         if (retry_at != 0)
             wake_note_due(retry_at);
-    } else if (endpoint.state == ENDPOINT_OPEN) {
-        wake_hold(endpoint.probe_at);
-        wake_note_due(endpoint.probe_at);
     }
+    probe_at = endpoints_next_probe(publisher->hand->endpoints);
+    if (probe_at != 0)
+        wake_note_due(probe_at);
     if (publisher->left == 0 || publisher->stopped)
         wake_publisher();
 }
@@ -273,22 +320,54 @@ publish_and_wait(Publisher *publisher)
     while (may_wait(publisher) && wait_for_commit(publisher));
 }
 
+/* Loads the endpoints and opens their engines. */
+static void
+open_endpoints(Publisher *publisher, int parts)
+{
+    bool console = publisher->type == PUBLISHER_CONSOLE;
+    EndpointSet *endpoints =
+        endpoints_load(publisher->run->context, console, publisher->run->trigger == JOB_TRIGGER_MANUAL);
+
+    MemoryContextSwitchTo(publisher->run->context);
+    publisher->hand = hand_create(publisher->run->context, endpoints);
+    publisher->endpoints_at = publisher_clock_ms();
+    if (console)
+        return;
+    webhook_open(endpoints, parts);
+    for (int i = 0; i < endpoints->count; i++) {
+        Endpoint *endpoint = endpoints->all[i];
+
+        if (endpoint->problem != NULL && (endpoint->state == ENDPOINT_CLOSED || endpoint->state == ENDPOINT_PROBING))
+            endpoint_opened(endpoint);
+    }
+    MemoryContextSwitchTo(publisher->run->context);
+}
+
 /* Whether anything may be sent; if not, the result says why. */
 static bool
 is_open_for_events(Publisher *publisher)
 {
     static const char *const reasons[] = {
+        [ENDPOINT_CLOSED] = "",
+        [ENDPOINT_PROBING] = "",
         [ENDPOINT_OPEN] = "the webhook receiver failed again and again, and is left alone for a while",
         [ENDPOINT_PAUSED] = "the webhook endpoint is paused, until apapacho_outbox_resume()",
         [ENDPOINT_STOPPED] = "the webhook receiver has said that it is gone; apapacho_outbox_resume() tries it again"};
     OutboxHand *hand = publisher->hand;
 
-    endpoint_load(&publisher->endpoint, publisher->run->trigger == JOB_TRIGGER_MANUAL);
-    publisher->endpoint_at = publisher_clock_ms();
-    if (publisher->endpoint.state == ENDPOINT_CLOSED || publisher->endpoint.state == ENDPOINT_PROBING)
-        return true;
-    hand->errors[hand->error_count++] = pstrdup(reasons[publisher->endpoint.state]);
-    return false;
+    for (int i = 0; i < hand->endpoints->count && hand->error_count < OUTBOX_REPORTED_ERRORS; i++) {
+        const Endpoint *endpoint = hand->endpoints->all[i];
+
+        if (endpoint_is_usable(endpoint))
+            continue;
+        if (strcmp(endpoint->name, OUTBOX_DEFAULT_ENDPOINT) == 0)
+            hand->errors[hand->error_count++] = MemoryContextStrdup(hand->context, reasons[endpoint->state]);
+        else
+            hand->errors[hand->error_count++] =
+                psprintf("%.100s: %.200s", outbox_printable(endpoint->name),
+                         endpoint->problem != NULL ? endpoint->problem : reasons[endpoint->state]);
+    }
+    return endpoints_usable(hand->endpoints);
 }
 
 /* Everything is let go of, whatever happened. */
@@ -344,17 +423,13 @@ outbox_publish_run(JobRun *run)
                            .position = DT_NOBEGIN};
     int64 delivered;
     int64 failed;
-    OutboxHand *hand = publisher.hand = hand_create(run->context);
 
     outbox_ignore_own_commits(true);
     PG_TRY();
     {
-        if (publisher.type == PUBLISHER_CONSOLE)
+        open_endpoints(&publisher, setting_outbox_workers);
+        if (is_open_for_events(&publisher))
             publish_and_wait(&publisher);
-        else if (is_open_for_events(&publisher)) {
-            webhook_open(setting_outbox_rate_limit > 0 ? setting_outbox_workers : 1);
-            publish_and_wait(&publisher);
-        }
         plan_next_run(&publisher);
     }
     PG_CATCH();
@@ -368,12 +443,12 @@ outbox_publish_run(JobRun *run)
     close_publisher();
 
     helpers_totals(&delivered, &failed);
-    delivered += hand->delivered_count;
-    failed += hand->failed_count;
+    delivered += publisher.hand->delivered_count;
+    failed += publisher.hand->failed_count;
     if (delivered > 0 || failed > 0)
         ereport(LOG, (errmsg_internal("[Job:Outbox] Procesados: " INT64_FORMAT ", Fallidos: " INT64_FORMAT, delivered,
                                       failed)));
-    return totals_json(hand, delivered, failed, run->context);
+    return totals_json(publisher.hand, delivered, failed, run->context);
 }
 
 void
@@ -385,22 +460,22 @@ publisher_help(const JobRun *run, int part, int parts, int64 *delivered, int64 *
                            .part = part,
                            .parts = parts,
                            .position = DT_NOBEGIN};
-    OutboxHand *hand = publisher.hand = hand_create(run->context);
 
     outbox_ignore_own_commits(true);
     PG_TRY();
     {
-        if (is_open_for_events(&publisher)) {
-            webhook_open(parts);
+        open_endpoints(&publisher, parts);
+        if (is_open_for_events(&publisher))
             publish_due(&publisher);
-        }
     }
     PG_FINALLY();
     {
         webhook_close();
         share_release();
-        *delivered += hand->delivered_count;
-        *failed += hand->failed_count;
+        if (publisher.hand != NULL) {
+            *delivered += publisher.hand->delivered_count;
+            *failed += publisher.hand->failed_count;
+        }
     }
     PG_END_TRY();
 }

@@ -17,11 +17,10 @@ typedef struct Publisher {
     const JobRun *run;
     PublisherType type;
     OutboxHand *hand;
-    Endpoint endpoint;
-    double endpoint_at; /* when it was looked at last, by publisher_clock_ms() */
-    int64 left;         /* events that may still be claimed */
-    bool stopped;       /* nothing else is to be begun */
-    int part;           /* of the slots: number part of parts; the helpers have the others */
+    double endpoints_at; /* when the endpoints' state was looked at last, by publisher_clock_ms() */
+    int64 left;          /* events that may still be claimed */
+    bool stopped;        /* nothing else is to be begun */
+    int part;            /* of the slots: number part of parts; the helpers have the others */
     int parts;
     bool wants_help;        /* there is a lot to do: helpers are to be started when nothing is in hand */
     TimestampTz retry_at;   /* when the first event that waits is to be tried again; 0: none */
@@ -30,6 +29,7 @@ typedef struct Publisher {
     double next_help_at;    /* helpers are not started before */
     bool exhausted;         /* the last claim found less than it might have */
     double recorded_at;     /* when outcomes were recorded last, by publisher_clock_ms() */
+    OpenTransactions open;  /* at the last claim, where that was slow */
     Timestamp position;     /* events up to there need not be looked at again for now; DT_NOBEGIN: they do */
     double whole_claim_at;  /* when all was looked at last, by publisher_clock_ms(), */
     double whole_claim_ms;  /* and how long that took */

@@ -47,20 +47,31 @@ static const char delivered_by_id_sql[] =
     "UPDATE %s AS e SET \"publishedAt\" = (pg_catalog.statement_timestamp() AT TIME ZONE 'UTC')::timestamp(3),"
     " \"lastError\" = NULL WHERE e.id = ANY ($1) AND pg_catalog.num_nulls(e.\"publishedAt\") = 1";
 
+/* What has failed for good counts as many attempts as make it so ($4). */
 static const char failed_sql[] =
-    "UPDATE %s AS e SET \"retryCount\" = CASE WHEN done.final THEN GREATEST(e.\"retryCount\", $4)"
-    " ELSE e.\"retryCount\" + 1 END, \"lastError\" = done.error"
+    "UPDATE %s AS e SET \"retryCount\" = CASE WHEN done.count IS NULL THEN GREATEST(e.\"retryCount\", $4)"
+    " ELSE done.count END, \"lastError\" = COALESCE(done.error, e.\"lastError\")"
     " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3))"
-    " AS done (id, final, error)"
+    " AS done (id, count, error)"
     " WHERE e.id = done.id AND pg_catalog.num_nulls(e.\"publishedAt\") = 1";
 
 static const char retry_sql[] =
-    "INSERT INTO apapacho_jobs.outbox_retry AS r (event_id, aggregate_type, aggregate_id, attempts, next_attempt_at)"
-    " SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3),"
-    " pg_catalog.unnest($4), pg_catalog.unnest($5)) AS f"
-    " ON CONFLICT (event_id) DO UPDATE SET attempts = excluded.attempts, next_attempt_at = excluded.next_attempt_at";
+    "INSERT INTO apapacho_jobs.outbox_retry AS r (event_id, aggregate_type, aggregate_id, attempts, next_attempt_at,"
+    " endpoint, failed_at)"
+    " SELECT f.id, f.type, f.aggregate, f.attempts, f.next, f.endpoint,"
+    " CASE WHEN f.next OPERATOR(pg_catalog.=) 'infinity' THEN pg_catalog.statement_timestamp() END"
+    " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3),"
+    " pg_catalog.unnest($4), pg_catalog.unnest($5), pg_catalog.unnest($6))"
+    " AS f (id, type, aggregate, attempts, next, endpoint)"
+    " ON CONFLICT (event_id, endpoint) DO UPDATE SET attempts = excluded.attempts,"
+    " next_attempt_at = excluded.next_attempt_at, failed_at = excluded.failed_at";
 
 static const char no_retry_sql[] = "DELETE FROM apapacho_jobs.outbox_retry WHERE event_id = ANY ($1)";
+
+/* The same for events that other endpoints are still to have. */
+static const char no_endpoint_retry_sql[] =
+    "DELETE FROM apapacho_jobs.outbox_retry AS r USING ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2))"
+    " AS done (id, endpoint) WHERE r.event_id = done.id AND r.endpoint = done.endpoint";
 
 /* A column of values for unnest(). */
 typedef struct Column {
@@ -107,6 +118,20 @@ column_array(const Column *column, Oid type)
     return PointerGetDatum(construct_array(column->values, column->count, type, length, by_value, align));
 }
 
+static bool
+is_published(const OutboxEvent *event)
+{
+    return !outbox_event_is_left(event) && !outbox_event_has_failed(event);
+}
+
+/* Whether a row is to say that the event has failed at the endpoint for good; where there is no other, the event says
+ * so. */
+static bool
+is_row_for_failure(const OutboxHand *hand, const OutboxTarget *target)
+{
+    return !hand->endpoints->is_simple && target->state == OUTBOX_FAILED && target->is_final;
+}
+
 /* Returns whether every row was there to be marked. */
 static bool
 record_delivered(const char *table, const OutboxHand *hand)
@@ -120,7 +145,7 @@ record_delivered(const char *table, const OutboxHand *hand)
     for (int i = 0; i < hand->finished_count; i++) {
         OutboxEvent *event = hand->finished[i];
 
-        if (event->state != OUTBOX_DELIVERED)
+        if (!is_published(event))
             continue;
         column_add(&places, PointerGetDatum(&event->place));
         column_add(&ids, CStringGetTextDatum(event->id));
@@ -135,67 +160,137 @@ record_delivered(const char *table, const OutboxHand *hand)
     return marked >= (uint64)ids.count;
 }
 
-/* The same. */
+/* What failed at an event's endpoints just now, the last of it; NULL: nothing. */
+static const OutboxTarget *
+failed_target(const OutboxEvent *event)
+{
+    const OutboxTarget *failed = NULL;
+
+    for (int i = 0; i < event->target_count; i++) {
+        if (event->targets[i].state == OUTBOX_FAILED)
+            failed = &event->targets[i];
+    }
+    return failed;
+}
+
+/* The most attempts that have failed at an endpoint which is still to have the event. */
+static int
+most_attempts(const OutboxEvent *event)
+{
+    int most = 0;
+
+    for (int i = 0; i < event->target_count; i++) {
+        const OutboxTarget *target = &event->targets[i];
+
+        if (target->state == OUTBOX_LAGGING || (target->state == OUTBOX_FAILED && !target->is_final))
+            most = Max(most, target->attempts + (target->state == OUTBOX_FAILED));
+    }
+    return most;
+}
+
+/* The error as the event's row has it: with the endpoint's name where that is not the default one. */
+static Datum
+error_text(const OutboxHand *hand, const OutboxTarget *target)
+{
+    const char *name = hand->endpoints->all[target->endpoint]->name;
+
+    if (strcmp(name, OUTBOX_DEFAULT_ENDPOINT) == 0)
+        return CStringGetTextDatum(target->error);
+    return CStringGetTextDatum(psprintf("%s: %s", outbox_printable(name), target->error));
+}
+
+/* Events of which an attempt has failed, or that have failed for good. Returns whether every row was there. */
 static bool
 record_failed(const char *table, const OutboxHand *hand)
 {
     Column ids = column_create(hand->finished_count);
-    Column finals = column_create(hand->finished_count);
-    Column errors = column_create(hand->finished_count);
-    Oid types[] = {TEXTARRAYOID, BOOLARRAYOID, TEXTARRAYOID, INT4OID};
+    Datum *counts = palloc(sizeof(Datum) * hand->finished_count);
+    Datum *errors = palloc(sizeof(Datum) * hand->finished_count);
+    bool *no_counts = palloc(sizeof(bool) * hand->finished_count);
+    bool *no_errors = palloc(sizeof(bool) * hand->finished_count);
+    Oid types[] = {TEXTARRAYOID, INT4ARRAYOID, TEXTARRAYOID, INT4OID};
     Datum values[4];
+    int lower = 1;
 
     for (int i = 0; i < hand->finished_count; i++) {
         OutboxEvent *event = hand->finished[i];
+        const OutboxTarget *failed = failed_target(event);
 
-        if (event->state != OUTBOX_FAILED)
+        if (is_published(event) || (failed == NULL && outbox_event_is_left(event)))
             continue;
+        no_counts[ids.count] = !outbox_event_is_left(event);
+        counts[ids.count] = Int32GetDatum(most_attempts(event));
+        no_errors[ids.count] = failed == NULL;
+        errors[ids.count] = failed == NULL ? (Datum)0 : error_text(hand, failed);
         column_add(&ids, CStringGetTextDatum(event->id));
-        column_add(&finals, BoolGetDatum(event->is_final));
-        column_add(&errors, CStringGetTextDatum(event->error));
     }
     if (ids.count == 0)
         return true;
     values[0] = column_array(&ids, TEXTOID);
-    values[1] = column_array(&finals, BOOLOID);
-    values[2] = column_array(&errors, TEXTOID);
+    values[1] = PointerGetDatum(
+        construct_md_array(counts, no_counts, 1, &ids.count, &lower, INT4OID, sizeof(int32), true, TYPALIGN_INT));
+    values[2] =
+        PointerGetDatum(construct_md_array(errors, no_errors, 1, &ids.count, &lower, TEXTOID, -1, false, TYPALIGN_INT));
     values[3] = Int32GetDatum(setting_outbox_max_retries);
     return spi_run(psprintf(failed_sql, table), 4, types, values, NULL, false, 0) >= (uint64)ids.count;
 }
 
 /* Until the next attempt: by the schedule, but not before the receiver wants it. */
 static int64
-retry_delay_ms(const OutboxEvent *event, int attempts)
+retry_delay_ms(const OutboxTarget *target, int attempts)
 {
     int64 delay =
         delivery_retry_schedule_delay_ms(setting_retry_schedule, attempts, pg_prng_uint32(&pg_global_prng_state));
 
-    return Max(delay, INT64CONST(1000) * Min(event->retry_after_s, setting_outbox_retry_after_max));
+    return Max(delay, INT64CONST(1000) * Min(target->retry_after_s, setting_outbox_retry_after_max));
 }
 
-/* When the events that failed are due again. */
+/* When a target is due again; DT_NOBEGIN: as soon as it can be sent, DT_NOEND: never. */
+static TimestampTz
+next_attempt_at(const OutboxTarget *target, TimestampTz now)
+{
+    if (target->state == OUTBOX_LAGGING)
+        return DT_NOBEGIN;
+    if (target->is_final)
+        return DT_NOEND;
+    return now + INT64CONST(1000) * retry_delay_ms(target, target->attempts + 1);
+}
+
+/* Whether the target is to have a row that it has not got, or another one. */
+static bool
+is_row_to_be_written(const OutboxHand *hand, const OutboxTarget *target)
+{
+    if (target->state == OUTBOX_FAILED)
+        return !target->is_final || is_row_for_failure(hand, target);
+    return target->state == OUTBOX_LAGGING && !target->has_row;
+}
+
+/* When events are due again at the endpoints where they failed, or that were left out. */
 static void
 record_retries(const OutboxHand *hand)
 {
     TimestampTz now = GetCurrentStatementStartTimestamp();
-    Oid types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID};
-    Oid elements[] = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID};
+    Oid types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT4ARRAYOID, TIMESTAMPTZARRAYOID, TEXTARRAYOID};
+    Oid elements[] = {TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID, TEXTOID};
     Column columns[lengthof(types)];
     Datum values[lengthof(types)];
+    int most = hand->finished_count * hand->endpoints->count;
 
     for (int i = 0; i < lengthof(types); i++)
-        columns[i] = column_create(hand->finished_count);
-    for (int i = 0; i < hand->finished_count; i++) {
-        OutboxEvent *event = hand->finished[i];
-        int attempts = event->retry_count + 1;
+        columns[i] = column_create(most);
+    for (int i = 0; i < most; i++) {
+        OutboxEvent *event = hand->finished[i / hand->endpoints->count];
+        int number = i % hand->endpoints->count;
+        const OutboxTarget *target = &event->targets[number];
 
-        if (event->state != OUTBOX_FAILED || event->is_final)
+        if (number >= event->target_count || !is_row_to_be_written(hand, target))
             continue;
         column_add(&columns[0], CStringGetTextDatum(event->id));
         column_add(&columns[1], CStringGetTextDatum(event->aggregate_type));
         column_add(&columns[2], CStringGetTextDatum(event->aggregate_id));
-        column_add(&columns[3], Int32GetDatum(attempts));
-        column_add(&columns[4], TimestampTzGetDatum(now + INT64CONST(1000) * retry_delay_ms(event, attempts)));
+        column_add(&columns[3], Int32GetDatum(target->attempts + (target->state == OUTBOX_FAILED)));
+        column_add(&columns[4], TimestampTzGetDatum(next_attempt_at(target, now)));
+        column_add(&columns[5], CStringGetTextDatum(hand->endpoints->all[target->endpoint]->name));
     }
     if (columns[0].count == 0)
         return;
@@ -204,26 +299,54 @@ record_retries(const OutboxHand *hand)
     (void)spi_run(retry_sql, lengthof(types), types, values, NULL, false, 0);
 }
 
-/* Events that waited for a retry and are done with, one way or the other. */
+/* Events that waited and are done with, at all of their endpoints or, in `endpoints`, at some. */
 static void
-forget_retries(const OutboxHand *hand)
+list_done(const OutboxHand *hand, Column *events, Column *partly, Column *endpoints)
 {
-    Column ids = column_create(hand->finished_count);
-    Oid type = TEXTARRAYOID;
-    Datum value;
-    int level;
-
     for (int i = 0; i < hand->finished_count; i++) {
         OutboxEvent *event = hand->finished[i];
 
-        if (event->has_retry_row && (event->state == OUTBOX_DELIVERED || event->is_final))
-            column_add(&ids, CStringGetTextDatum(event->id));
+        if (!event->has_rows)
+            continue;
+        if (is_published(event) || (hand->endpoints->is_simple && !outbox_event_is_left(event))) {
+            column_add(events, CStringGetTextDatum(event->id));
+            continue;
+        }
+        for (int j = 0; j < event->target_count; j++) {
+            const OutboxTarget *target = &event->targets[j];
+
+            if (target->state != OUTBOX_DELIVERED || !target->has_row)
+                continue;
+            column_add(partly, CStringGetTextDatum(event->id));
+            column_add(endpoints, CStringGetTextDatum(hand->endpoints->all[target->endpoint]->name));
+        }
     }
-    if (ids.count == 0)
+}
+
+static void
+forget_retries(const OutboxHand *hand)
+{
+    int most = hand->finished_count * hand->endpoints->count;
+    Column events = column_create(hand->finished_count);
+    Column partly = column_create(most);
+    Column endpoints = column_create(most);
+    Oid types[] = {TEXTARRAYOID, TEXTARRAYOID};
+    Datum values[2];
+    int level;
+
+    list_done(hand, &events, &partly, &endpoints);
+    if (events.count == 0 && partly.count == 0)
         return;
-    value = column_array(&ids, TEXTOID);
     level = outbox_plan_by_index();
-    (void)spi_run(no_retry_sql, 1, &type, &value, NULL, false, 0);
+    if (events.count > 0) {
+        values[0] = column_array(&events, TEXTOID);
+        (void)spi_run(no_retry_sql, 1, types, values, NULL, false, 0);
+    }
+    if (partly.count > 0) {
+        values[0] = column_array(&partly, TEXTOID);
+        values[1] = column_array(&endpoints, TEXTOID);
+        (void)spi_run(no_endpoint_retry_sql, 2, types, values, NULL, false, 0);
+    }
     AtEOXact_GUC(true, level);
 }
 
@@ -260,7 +383,10 @@ put_off(OutboxHand *hand)
     OutboxEvent *event = hand->finished[0];
 
     hand_note_unrecorded(hand, event, "its outcome could not be recorded");
-    event->retry_count = Max(event->retry_count, REFUSED_ATTEMPTS);
+    for (int i = 0; i < event->target_count; i++)
+        event->targets[i].attempts = Max(event->targets[i].attempts, REFUSED_ATTEMPTS);
+    if (event->target_count == 0)
+        hand->sent_again = true; /* there is nothing that could wait: the run is to stop */
     xact_begin("apapacho_jobs: putting an outbox event off");
     record_retries(hand);
     xact_commit();

@@ -30,32 +30,40 @@ static const char pending_sql[] =
     "  ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $4),"
     " made AS (UPDATE %1$s AS e SET \"publishedAt\" = NULL, \"retryCount\" = 0, \"lastError\" = NULL FROM chosen AS c"
     "  WHERE e.id = c.id AND e.\"publishedAt\" IS NOT NULL"
-    "  RETURNING e.id, e.\"aggregateType\" AS type, e.\"aggregateId\" AS aggregate, c.at, e.\"createdAt\" AS created)"
+    "  RETURNING e.id, e.\"aggregateType\" AS type, e.\"aggregateId\" AS aggregate, c.at, e.\"createdAt\" AS created,"
+    "  e.\"eventType\" AS event_type)"
     " SELECT pg_catalog.array_agg(m.id ORDER BY m.at, m.created), pg_catalog.array_agg(m.type ORDER BY m.at, "
     "m.created),"
-    " pg_catalog.array_agg(m.aggregate ORDER BY m.at, m.created), pg_catalog.count(*) FROM made AS m";
+    " pg_catalog.array_agg(m.aggregate ORDER BY m.at, m.created), pg_catalog.count(*),"
+    " pg_catalog.array_agg(m.event_type ORDER BY m.at, m.created) FROM made AS m";
 
-/* $4: how many a second. */
+/* $4: how many a second; $5: the events' types; $6: an endpoint, null: all that they are for. */
 static const char turns_sql[] =
-    "INSERT INTO apapacho_jobs.outbox_retry AS r (event_id, aggregate_type, aggregate_id, attempts, next_attempt_at)"
+    "INSERT INTO apapacho_jobs.outbox_retry AS r (event_id, aggregate_type, aggregate_id, attempts, next_attempt_at,"
+    " endpoint)"
     " SELECT f.id, f.type, f.aggregate, 0,"
-    " pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => (f.n - 1) / $4)"
-    " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) WITH ORDINALITY"
-    " AS f (id, type, aggregate, n)"
-    " ON CONFLICT (event_id) DO UPDATE SET attempts = 0, next_attempt_at = excluded.next_attempt_at";
+    " pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => (f.n - 1) / $4), p.name"
+    " FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3), pg_catalog.unnest($5))"
+    " WITH ORDINALITY AS f (id, type, aggregate, event_type, n)"
+    " JOIN apapacho_jobs.outbox_endpoint AS p ON CASE WHEN $6 IS NOT NULL THEN p.name = $6"
+    "  ELSE p.event_types IS NULL OR EXISTS (SELECT FROM pg_catalog.unnest(p.event_types) AS t (pattern)"
+    "   WHERE f.event_type LIKE apapacho_jobs.like_pattern(t.pattern)) END"
+    " ON CONFLICT (event_id, endpoint) DO UPDATE SET attempts = 0, next_attempt_at = excluded.next_attempt_at,"
+    " failed_at = NULL";
 
 /*
- * apapacho_jobs.redeliver(event_id text, since timestamptz, pattern text, most integer, rate double precision): how
- * many events will be sent again.
+ * apapacho_jobs.redeliver(event_id text, since timestamptz, pattern text, most integer, rate double precision,
+ * endpoint text): how many events will be sent again.
  */
 Datum
 apapacho_redeliver(PG_FUNCTION_ARGS)
 {
     Oid types[] = {TEXTOID, TIMESTAMPTZOID, TEXTOID, INT4OID};
-    Oid turn_types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, FLOAT8OID};
+    Oid turn_types[] = {TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, FLOAT8OID, TEXTARRAYOID, TEXTOID};
     Datum values[4];
-    Datum turns[4];
+    Datum turns[6];
     char nulls[5] = "    ";
+    char turn_nulls[7] = "      ";
     bool is_null;
     char *table;
     RunAs saved;
@@ -84,11 +92,14 @@ apapacho_redeliver(PG_FUNCTION_ARGS)
     count = spi_int64(0, 4);
     for (int i = 0; i < 3; i++)
         turns[i] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, i + 1, &is_null);
+    turns[3] = PG_GETARG_DATUM(4);
+    turns[4] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 5, &is_null);
+    turns[5] = PG_ARGISNULL(5) ? (Datum)0 : PG_GETARG_DATUM(5);
+    turn_nulls[5] = PG_ARGISNULL(5) ? 'n' : ' ';
     run_as_end(&saved);
     if (count > 0) {
-        turns[3] = PG_GETARG_DATUM(4);
         run_as(&saved, extension_owner());
-        (void)spi_run(turns_sql, 4, turn_types, turns, NULL, false, 0);
+        (void)spi_run(turns_sql, 6, turn_types, turns, turn_nulls, false, 0);
         run_as_end(&saved);
         outbox_wake_at_commit();
     }

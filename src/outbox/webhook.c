@@ -1,14 +1,13 @@
 /*
- * webhook.c: the publisher `webhook`: drives the delivery engine from the worker of the job `outbox`.
+ * webhook.c: the publisher `webhook`: drives the delivery engines from the worker of the job `outbox`.
  *
- * While events are on their way there is no transaction, no snapshot and no lock. The engine and the wait event set
- * belong to the process (there is one at a time); webhook_close() frees them, also when the process exits in the middle
- * of a run. The engine's code never raises errors, and nothing here does while it holds something of the engine's that
- * nobody else knows of.
+ * Each endpoint has an engine of its own, and with it connections, limits, TLS files and rules for addresses that no
+ * other one shares. While events are on their way there is no transaction, no snapshot and no lock. The engines and the
+ * wait event set belong to the process; webhook_close() frees them, also when the process exits in the middle of a run.
+ * The engine's code never raises errors, and nothing here does while it holds something of the engine's that nobody
+ * else knows of.
  */
 #include "postgres.h"
-
-#include <time.h>
 
 #include "miscadmin.h"
 #include "pgstat.h"
@@ -17,12 +16,11 @@
 #include "storage/latch.h"
 #include "utils/memutils.h"
 
-#include "lib/delivery/cloudevents.h"
 #include "lib/delivery/engine.h"
-#include "lib/delivery/signature.h"
 #include "lib/delivery/url.h"
 #include "lib/delivery/verdict.h"
 #include "outbox/attempt.h"
+#include "outbox/request.h"
 #include "outbox/webhook.h"
 #include "server/compat.h"
 #include "server/counters.h"
@@ -31,31 +29,29 @@
 
 #define CONNECT_TIMEOUT_MS 10000
 #define MAX_RESPONSE_BYTES 65536
-#define MAX_HEADER_VALUE 4096
 #define RATE_BURST_PART 20 /* of what a second allows may be sent at once */
 #define RESPONSE_EXCERPT_BYTES 1024
 #define MAX_HOST_SIZE 300
 
-/* Of a request: ours, traceparent, CloudEvents', signatures. */
-#define MOST_HEADERS (9 + CLOUDEVENTS_MAX_HEADERS)
-
-/* Secrets that are in use at a time. */
-#define MOST_KEYS 2
+/* An endpoint that events are being sent to. */
+typedef struct Receiver {
+    Endpoint *endpoint;
+    RequestKeys keys;
+    OutboxCounters *counters;
+    uint32 in_flight; /* as it is counted there */
+    double rate;      /* requests a second; 0: no limit */
+    double allowance; /* requests that may be sent by it, as of rate_ms */
+    double rate_ms;
+    DeliveryEngine *engine; /* NULL: it cannot be used */
+    bool is_signalled;      /* the network has something for it */
+} Receiver;
 
 typedef struct Webhook {
-    MemoryContext context; /* of the URL; NULL: not open */
+    MemoryContext context; /* NULL: not open */
     MemoryContext request; /* reset for each request */
-    char *url;
-    char *source; /* of CloudEvents; empty: none */
-    int concurrency;
-    SigningKeys keys[MOST_KEYS]; /* the secret's, then the older one's */
-    int key_count;
-    OutboxCounters *counters; /* of the database */
-    uint32 in_flight;         /* as it is counted there */
-    double rate;              /* requests a second; 0: no limit */
-    double allowance;         /* requests that may be sent by it, as of rate_ms */
-    double rate_ms;
-    DeliveryEngine *engine;
+    char *source;          /* of CloudEvents; empty: none */
+    int count;
+    Receiver receivers[OUTBOX_MOST_ENDPOINTS]; /* by their numbers in the set */
     WaitEventSet *wait_set;
 } Webhook;
 
@@ -63,32 +59,34 @@ static Webhook webhook;
 
 /* Brings the count of what is in flight up to date. */
 static void
-count_in_flight(void)
+count_in_flight(Receiver *receiver)
 {
-    uint32 in_flight = webhook.engine == NULL ? 0 : (uint32)delivery_engine_in_flight(webhook.engine);
+    uint32 in_flight = receiver->engine == NULL ? 0 : (uint32)delivery_engine_in_flight(receiver->engine);
 
-    if (webhook.counters != NULL && in_flight != webhook.in_flight)
-        (void)pg_atomic_fetch_add_u32(&webhook.counters->in_flight, (int32)(in_flight - webhook.in_flight));
-    webhook.in_flight = in_flight;
+    if (receiver->counters != NULL && in_flight != receiver->in_flight)
+        (void)pg_atomic_fetch_add_u32(&receiver->counters->in_flight, (int32)(in_flight - receiver->in_flight));
+    receiver->in_flight = in_flight;
 }
 
 void
 webhook_close(void)
 {
-    if (webhook.engine != NULL)
-        delivery_engine_destroy(webhook.engine);
-    webhook.engine = NULL;
-    count_in_flight();
-    webhook.counters = NULL;
+    for (int i = 0; i < webhook.count; i++) {
+        Receiver *receiver = &webhook.receivers[i];
+
+        if (receiver->engine != NULL)
+            delivery_engine_destroy(receiver->engine);
+        receiver->engine = NULL;
+        count_in_flight(receiver);
+        request_keys_wipe(&receiver->keys);
+    }
+    webhook.count = 0;
     if (webhook.wait_set != NULL)
         FreeWaitEventSet(webhook.wait_set);
     webhook.wait_set = NULL;
-    while (webhook.key_count > 0)
-        signing_keys_wipe(&webhook.keys[--webhook.key_count]);
     if (webhook.context != NULL)
         MemoryContextDelete(webhook.context);
     webhook.context = webhook.request = NULL;
-    webhook.url = NULL;
 }
 
 static void
@@ -97,261 +95,184 @@ close_at_exit(int code, Datum argument)
     webhook_close();
 }
 
-/* Derives the keys of a secret, and wipes it. NULL is nothing. */
-static void
-open_key(char *secret)
-{
-    char error[256];
-    bool usable;
-
-    if (secret == NULL)
-        return;
-    usable = signing_keys_init(&webhook.keys[webhook.key_count], secret, error, sizeof(error));
-    explicit_bzero(secret, strlen(secret));
-    pfree(secret);
-    if (!usable)
-        ereport(ERROR,
-                (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the webhook secret cannot be used: %s", error),
-                 errhint("Set apapacho_jobs.outbox_webhook_secret or apapacho_jobs.outbox_webhook_secret_file.")));
-    webhook.key_count++;
-}
-
-static void
-open_keys(void)
-{
-    open_key(setting_webhook_secret());
-    if (webhook.key_count > 0)
-        open_key(setting_previous_webhook_secret());
-}
-
-/* What the administrator has allowed, and what the URL itself names. */
+/* What the administrator has allowed; of the default endpoint, whose URL is a setting, what that itself names. */
 static AddressPolicy
-address_policy(void)
+address_policy(const Endpoint *endpoint)
 {
     AddressPolicy policy = {.allowed = *setting_allowed_addresses};
     char host[MAX_HOST_SIZE];
 
-    if (delivery_url_host(webhook.url, host, sizeof(host)))
+    if (endpoint->is_trusted && delivery_url_host(endpoint->url, host, sizeof(host)))
         address_policy_allow_host(&policy, host);
     return policy;
 }
 
-static const char *
-text_or_none(const char *text)
+static DeliveryEngine *
+create_engine(const Endpoint *endpoint, char *error, size_t error_size)
 {
-    return text[0] == '\0' ? NULL : text;
-}
-
-static void
-open_engine(void)
-{
-    AddressPolicy policy = address_policy();
+    AddressPolicy policy = address_policy(endpoint);
     DeliveryOptions options = {
-        .max_in_flight = webhook.concurrency,
-        .connect_timeout_ms = Min(setting_outbox_timeout, CONNECT_TIMEOUT_MS),
-        .total_timeout_ms = setting_outbox_timeout,
+        .max_in_flight = endpoint->concurrency,
+        .connect_timeout_ms = Min(endpoint->timeout_ms, CONNECT_TIMEOUT_MS),
+        .total_timeout_ms = endpoint->timeout_ms,
         .max_response_bytes = MAX_RESPONSE_BYTES,
         .user_agent = "apapacho_jobs/" APAPACHO_VERSION,
         .verify_tls = true,
         .excerpt_bytes = RESPONSE_EXCERPT_BYTES,
         .fail_on_client_error = setting_outbox_fail_on_client_error,
         .addresses = &policy,
-        .ca_file = text_or_none(setting_outbox_ca_file),
-        .client_cert = text_or_none(setting_outbox_client_cert),
-        .client_key = text_or_none(setting_outbox_client_key),
+        .ca_file = endpoint->ca_file,
+        .client_cert = endpoint->client_cert,
+        .client_key = endpoint->client_key,
+        .http2 = setting_outbox_http2,
     };
-    char error[256];
 
-    webhook.engine = delivery_engine_create(&options, error, sizeof(error));
-    if (webhook.engine == NULL)
+    return delivery_engine_create(&options, error, error_size);
+}
+
+/* Makes an endpoint's engine ready. An ERROR for the default one, a problem for any other. */
+static void
+open_receiver(Receiver *receiver, Endpoint *endpoint, int parts)
+{
+    bool is_default = strcmp(endpoint->name, OUTBOX_DEFAULT_ENDPOINT) == 0;
+    char error[256] = "";
+
+    *receiver = (Receiver){.endpoint = endpoint, .rate = (double)endpoint->rate_limit / parts};
+    receiver->counters = counters_of_endpoint(endpoint->name, true);
+    if (endpoint->problem != NULL)
+        return;
+    if (!request_keys_open(&receiver->keys, endpoint, error, sizeof(error))) {
+        if (is_default)
+            ereport(ERROR,
+                    (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the webhook secret cannot be used: %s", error),
+                     errhint("Set apapacho_jobs.outbox_webhook_secret or apapacho_jobs.outbox_webhook_secret_file.")));
+        endpoint->problem = psprintf("its secret cannot be used: %s", error);
+        return;
+    }
+    receiver->engine = create_engine(endpoint, error, sizeof(error));
+    if (receiver->engine == NULL && is_default)
         ereport(ERROR,
                 (errcode(ERRCODE_SYSTEM_ERROR), errmsg("could not start the webhook delivery engine: %s", error)));
-    webhook.wait_set = compat_create_wait_event_set(3);
+    if (receiver->engine == NULL)
+        endpoint->problem = psprintf("its delivery engine could not be started: %s", error);
+}
+
+static void
+open_wait_set(void)
+{
+    webhook.wait_set = compat_create_wait_event_set(webhook.count + 2);
     AddWaitEventToSet(webhook.wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
     AddWaitEventToSet(webhook.wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
-    AddWaitEventToSet(webhook.wait_set, WL_SOCKET_READABLE, delivery_engine_fd(webhook.engine), NULL, NULL);
+    for (int i = 0; i < webhook.count; i++) {
+        Receiver *receiver = &webhook.receivers[i];
+
+        if (receiver->engine != NULL)
+            AddWaitEventToSet(webhook.wait_set, WL_SOCKET_READABLE, delivery_engine_fd(receiver->engine), NULL,
+                              receiver);
+    }
 }
 
 void
-webhook_open(int parts)
+webhook_open(EndpointSet *endpoints, int parts)
 {
     static bool registered = false;
     MemoryContext before;
 
     webhook_close();
-    if (setting_outbox_webhook_url[0] == '\0')
-        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-                        errmsg("the outbox publisher is \"webhook\", but there is no webhook URL"),
-                        errhint("Set apapacho_jobs.outbox_webhook_url, or apapacho_jobs.outbox_publisher_type to "
-                                "\"console\".")));
     if (!registered) {
         before_shmem_exit(close_at_exit, (Datum)0);
         registered = true;
     }
     webhook.context = AllocSetContextCreate(TopMemoryContext, "outbox webhook", ALLOCSET_SMALL_SIZES);
     webhook.request = AllocSetContextCreate(webhook.context, "outbox request", ALLOCSET_SMALL_SIZES);
-    webhook.url = MemoryContextStrdup(webhook.context, setting_outbox_webhook_url);
     webhook.source = MemoryContextStrdup(webhook.context, setting_outbox_cloudevents_source);
-    webhook.counters = counters_of_database();
-    webhook.rate = (double)setting_outbox_rate_limit / parts;
-    webhook.allowance = webhook.rate_ms = 0;
-    webhook.concurrency = setting_outbox_concurrency;
-    before = MemoryContextSwitchTo(webhook.context);
-    open_keys();
-    open_engine();
+    before = MemoryContextSwitchTo(endpoints->context);
+    while (webhook.count < endpoints->count) {
+        webhook.count++; /* first: whatever happens, it is closed */
+        open_receiver(&webhook.receivers[webhook.count - 1], endpoints->all[webhook.count - 1], parts);
+    }
     MemoryContextSwitchTo(before);
-}
-
-/*
- * The event's headers, in the current context; the signatures are added by the caller. Returns their number, or -1 when
- * a value is too long for a header.
- */
-static int
-describe_event(const OutboxEvent *event, int64 now, DeliveryHeader *headers)
-{
-    const char *id = outbox_printable(event->message.id);
-    int count = 0;
-
-    headers[count++] = (DeliveryHeader){"webhook-id", id};
-    headers[count++] = (DeliveryHeader){"webhook-timestamp", psprintf(INT64_FORMAT, now)};
-    headers[count++] = (DeliveryHeader){"Content-Type", "application/json"};
-    headers[count++] = (DeliveryHeader){"X-Event-Type", outbox_printable(event->message.type)};
-    headers[count++] = (DeliveryHeader){"X-Aggregate-Type", outbox_printable(event->message.aggregate_type)};
-    headers[count++] = (DeliveryHeader){"X-Event-Id", id};
-    if (event->traceparent != NULL)
-        headers[count++] = (DeliveryHeader){"traceparent", event->traceparent};
-    if (webhook.source[0] != '\0') {
-        const MessageFields *message = &event->message;
-        size_t size =
-            CLOUDEVENTS_BUFFER_SIZE(strlen(message->id) + strlen(message->type) + strlen(message->aggregate_type) +
-                                    strlen(message->aggregate_id) + strlen(webhook.source) + 100);
-        int added = cloudevents_headers(message, webhook.source, headers + count, palloc(size), size);
-
-        if (added < 0)
-            return -1;
-        count += added;
-    }
-    for (int i = 0; i < count; i++) {
-        if (strlen(headers[i].value) > MAX_HEADER_VALUE)
-            return -1;
-    }
-    return count;
-}
-
-/* Adds the signatures of a body; false: OpenSSL has failed. */
-static bool
-sign(const DeliveryRequest *request, const MessageLayout *layout, int64 now, DeliveryHeader *headers, int *count)
-{
-    static char standard[MOST_KEYS * SIGNATURE_STANDARD_SIZE];
-    static char legacy[SIGNATURE_LEGACY_SIZE];
-
-    if (webhook.key_count == 0)
-        return true;
-    if (!signature_header(webhook.keys, webhook.key_count, headers[0].value, now, request->body, request->body_length,
-                          standard, sizeof(standard)))
-        return false;
-    headers[(*count)++] = (DeliveryHeader){"webhook-signature", standard};
-    if (webhook.keys[0].asymmetric != NULL)
-        return true; /* nobody could verify the other one */
-    if (!signature_legacy(&webhook.keys[0], request->body + layout->payload_offset, layout->payload_length, legacy))
-        return false;
-    headers[(*count)++] = (DeliveryHeader){"X-Webhook-Signature", legacy};
-    return true;
-}
-
-/* Signs the body and submits it. False with the reason in error. No errors are raised in here. */
-static bool
-submit_body(OutboxEvent *event, DeliveryHeader *headers, int count, int64 now, char *error, size_t error_size)
-{
-    MessageLayout layout;
-    DeliveryRequest request = {.url = webhook.url, .headers = headers, .tag = event};
-    bool submitted = false;
-
-    request.body = message_build(&event->message, &layout);
-    if (request.body == NULL) {
-        strlcpy(error, "out of memory", error_size);
-        return false;
-    }
-    request.body_length = layout.body_length;
-    if (webhook.source[0] != '\0') { /* CloudEvents in binary mode: the payload alone */
-        memmove(request.body, request.body + layout.payload_offset, layout.payload_length);
-        request.body_length = layout.payload_length;
-        layout.payload_offset = 0;
-    }
-    if (!sign(&request, &layout, now, headers, &count))
-        strlcpy(error, "could not sign the event", error_size);
-    else {
-        request.header_count = count;
-        submitted = delivery_engine_submit(webhook.engine, &request, error, error_size);
-    }
-    if (!submitted)
-        free(request.body);
-    return submitted;
+    open_wait_set();
 }
 
 /* Puts an event on its way, or notes why it cannot be sent. */
 static void
-send_event(OutboxHand *hand, OutboxEvent *event)
+send_target(OutboxHand *hand, Receiver *receiver, OutboxTarget *target)
 {
-    DeliveryHeader headers[MOST_HEADERS];
-    int64 now = (int64)time(NULL);
+    DeliveryHeader headers[REQUEST_MOST_HEADERS];
+    DeliveryRequest request;
+    bool is_final = false;
     char error[256] = "";
     MemoryContext before;
-    int count;
 
-    if (webhook.key_count > 1 && setting_previous_secret_until != 0 &&
-        setting_previous_secret_until <= GetCurrentTimestamp())
-        signing_keys_wipe(&webhook.keys[--webhook.key_count]); /* it has expired meanwhile */
-    if (event->problem != NULL) {
-        outbox_failed(hand, event, event->problem, true);
+    request_keys_expire(&receiver->keys, receiver->endpoint);
+    if (target->event->problem != NULL) {
+        outbox_failed(hand, target, target->event->problem, true);
         return;
     }
     MemoryContextReset(webhook.request);
     before = MemoryContextSwitchTo(webhook.request);
-    count = describe_event(event, now, headers);
-    if (count < 0)
-        outbox_failed(hand, event, "the event's id or type is too long for a header", true);
-    else if (!submit_body(event, headers, count, now, error, sizeof(error)))
-        outbox_failed(hand, event, error, false);
+    if (!request_build(target->event, receiver->endpoint, &receiver->keys, webhook.source, headers, &request, &is_final,
+                       error, sizeof(error)))
+        outbox_failed(hand, target, error, is_final);
+    else {
+        request.tag = target;
+        if (!delivery_engine_submit(receiver->engine, &request, error, sizeof(error))) {
+            free(request.body);
+            outbox_failed(hand, target, error, false);
+        }
+    }
     MemoryContextSwitchTo(before);
 }
 
 int
 webhook_in_flight(void)
 {
-    return delivery_engine_in_flight(webhook.engine);
+    int in_flight = 0;
+
+    for (int i = 0; i < webhook.count; i++) {
+        if (webhook.receivers[i].engine != NULL)
+            in_flight += delivery_engine_in_flight(webhook.receivers[i].engine);
+    }
+    return in_flight;
 }
 
 /* Milliseconds until the rate allows another request; 0: it does. */
 static long
-until_rate_allows(void)
+until_rate_allows(Receiver *receiver)
 {
     instr_time now;
     double passed;
 
-    if (webhook.rate == 0)
+    if (receiver->rate == 0)
         return 0;
     INSTR_TIME_SET_CURRENT(now);
-    passed = INSTR_TIME_GET_MILLISEC(now) - webhook.rate_ms;
-    webhook.rate_ms += passed;
-    webhook.allowance = Min(webhook.allowance + passed * webhook.rate / 1000, Max(webhook.rate / RATE_BURST_PART, 1));
-    return webhook.allowance >= 1 ? 0 : (long)((1 - webhook.allowance) * 1000 / webhook.rate) + 1;
+    passed = INSTR_TIME_GET_MILLISEC(now) - receiver->rate_ms;
+    receiver->rate_ms += passed;
+    receiver->allowance =
+        Min(receiver->allowance + passed * receiver->rate / 1000, Max(receiver->rate / RATE_BURST_PART, 1));
+    return receiver->allowance >= 1 ? 0 : (long)((1 - receiver->allowance) * 1000 / receiver->rate) + 1;
 }
 
 bool
-webhook_has_room(void)
+webhook_has_room(int endpoint)
 {
-    return delivery_engine_in_flight(webhook.engine) < webhook.concurrency && until_rate_allows() == 0;
+    Receiver *receiver = &webhook.receivers[endpoint];
+
+    return receiver->engine != NULL && delivery_engine_in_flight(receiver->engine) < receiver->endpoint->concurrency &&
+           until_rate_allows(receiver) == 0;
 }
 
 void
 webhook_send_ready(OutboxHand *hand)
 {
-    OutboxEvent *event;
+    OutboxTarget *target;
 
-    while (webhook_has_room() && (event = hand_take_ready(hand)) != NULL) {
-        send_event(hand, event);
-        webhook.allowance -= 1;
+    for (int i = 0; i < webhook.count; i++) {
+        while (webhook_has_room(i) && (target = hand_take_ready(hand, i)) != NULL) {
+            send_target(hand, &webhook.receivers[i], target);
+            webhook.receivers[i].allowance -= 1;
+        }
     }
 }
 
@@ -364,25 +285,26 @@ shows_receiver(const DeliveryResult *result)
 }
 
 static void
-take_result(OutboxHand *hand, const DeliveryResult *result)
+take_result(OutboxHand *hand, Receiver *receiver, const DeliveryResult *result)
 {
-    OutboxEvent *event = result->tag;
+    OutboxTarget *target = result->tag;
+    Endpoint *endpoint = receiver->endpoint;
 
-    hand_note_receiver(hand, shows_receiver(result), result->gone);
-    counters_add(webhook.counters, result->delivered ? DELIVERY_ERROR_NONE : result->error_class,
+    endpoint_note(endpoint, shows_receiver(result), result->gone);
+    counters_add(receiver->counters, result->delivered ? DELIVERY_ERROR_NONE : result->error_class,
                  result->timings.total_us, result->reused_connection);
     if (result->gone) { /* which says nothing about the event */
-        strlcpy(hand->last_error, result->error, sizeof(hand->last_error));
-        hand_put_back(hand, event);
+        strlcpy(endpoint->last_error, result->error, sizeof(endpoint->last_error));
+        hand_put_off(hand, target);
         return;
     }
-    attempt_note(hand, event, result);
+    attempt_note(hand, target, result);
     if (result->delivered) {
-        outbox_delivered(hand, event);
+        outbox_delivered(hand, target);
         return;
     }
-    event->retry_after_s = result->retry_after_s;
-    outbox_failed(hand, event, result->error, !result->retryable);
+    target->retry_after_s = result->retry_after_s;
+    outbox_failed(hand, target, result->error, !result->retryable);
 }
 
 void
@@ -390,24 +312,40 @@ webhook_run(OutboxHand *hand)
 {
     DeliveryResult result;
 
-    delivery_engine_run(webhook.engine);
-    while (delivery_engine_next_result(webhook.engine, &result))
-        take_result(hand, &result);
-    count_in_flight();
+    for (int i = 0; i < webhook.count; i++) {
+        Receiver *receiver = &webhook.receivers[i];
+
+        if (receiver->engine == NULL || (!receiver->is_signalled && delivery_engine_in_flight(receiver->engine) == 0))
+            continue;
+        receiver->is_signalled = false;
+        delivery_engine_run(receiver->engine);
+        while (delivery_engine_next_result(receiver->engine, &result))
+            take_result(hand, receiver, &result);
+        count_in_flight(receiver);
+    }
 }
 
 void
-webhook_wait(long timeout_ms)
+webhook_wait(const OutboxHand *hand, long timeout_ms)
 {
-    long timeout = delivery_engine_timeout_ms(webhook.engine);
-    long until_rate = until_rate_allows();
-    WaitEvent event;
+    WaitEvent events[OUTBOX_MOST_ENDPOINTS + 2];
+    int count;
 
-    if (until_rate > 0)
-        timeout_ms = Min(timeout_ms, until_rate);
+    for (int i = 0; i < webhook.count; i++) {
+        Receiver *receiver = &webhook.receivers[i];
+        long timeout = receiver->engine == NULL ? -1 : delivery_engine_timeout_ms(receiver->engine);
+        long until_rate = hand->queues[i].ready_count == 0 ? 0 : until_rate_allows(receiver);
 
-    if (timeout < 0 || timeout > timeout_ms)
-        timeout = timeout_ms;
-    if (WaitEventSetWait(webhook.wait_set, timeout, &event, 1, PG_WAIT_EXTENSION) == 1 && (event.events & WL_LATCH_SET))
-        ResetLatch(MyLatch);
+        if (timeout >= 0)
+            timeout_ms = Min(timeout_ms, timeout);
+        if (until_rate > 0)
+            timeout_ms = Min(timeout_ms, until_rate);
+    }
+    count = WaitEventSetWait(webhook.wait_set, timeout_ms, events, webhook.count + 2, PG_WAIT_EXTENSION);
+    for (int i = 0; i < count; i++) {
+        if (events[i].events & WL_LATCH_SET)
+            ResetLatch(MyLatch);
+        else if (events[i].user_data != NULL)
+            ((Receiver *)events[i].user_data)->is_signalled = true;
+    }
 }

@@ -7,26 +7,26 @@
 #include "outbox/hand.h"
 
 /*
- * Makes the delivery engine ready with the settings of this moment: URL, secret, concurrency, timeout. Outside of any
- * transaction. `parts`: so many publishers divide the rate that is allowed. ERROR when there is no URL or the secret
- * cannot be used. To be followed by webhook_close() in any case.
+ * Makes a delivery engine ready for each endpoint of the set, which must live until webhook_close(). Outside of any
+ * transaction. `parts`: so many publishers divide the rate that is allowed. ERROR when the default endpoint cannot be
+ * used; what is wrong with another one is noted as its problem. To be followed by webhook_close() in any case.
  */
-void webhook_open(int parts);
+void webhook_open(EndpointSet *endpoints, int parts);
 
-/* Puts ready events on their way while there is room for them. */
+/* Puts what is ready on its way while there is room for it. */
 void webhook_send_ready(OutboxHand *hand);
 
 /* Does what the network is ready for, and notes the outcomes. */
 void webhook_run(OutboxHand *hand);
 
-/* How many events are on their way; whether there is room for another one. */
+/* How many requests are on their way; whether an endpoint has room for another one. */
 int webhook_in_flight(void);
-bool webhook_has_room(void);
+bool webhook_has_room(int endpoint);
 
 /* Waits for the network or the process's latch, but no longer than so long. */
-void webhook_wait(long timeout_ms);
+void webhook_wait(const OutboxHand *hand, long timeout_ms);
 
-/* Ends what is in flight, wipes the secret, frees everything. Harmless when nothing is open; also called at process
+/* Ends what is in flight, wipes the secrets, frees everything. Harmless when nothing is open; also called at process
  * exit. */
 void webhook_close(void);
 

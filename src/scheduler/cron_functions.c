@@ -62,8 +62,12 @@ begin_preview(FunctionCallInfo fcinfo)
     preview->rule.zone = PG_ARGISNULL(3) ? setting_timezone() : job_time_zone(text_to_cstring(PG_GETARG_TEXT_PP(3)));
     if (PG_ARGISNULL(0))
         preview->left = 0;
-    else
-        job_parse_schedule(text_to_cstring(PG_GETARG_TEXT_PP(0)), &preview->rule.schedule);
+    else {
+        char *expression = text_to_cstring(PG_GETARG_TEXT_PP(0));
+
+        job_parse_schedule(expression, &preview->rule.schedule);
+        due_require_ever(&preview->rule, expression);
+    }
     return preview;
 }
 

@@ -409,11 +409,14 @@ bool
 dispatch_history_is_blocked(Oid database)
 {
     SchedulerSlot *scheduler;
+    TimestampTz now = GetCurrentTimestamp();
     bool blocked;
 
     LWLockAcquire(shared->lock, LW_SHARED);
     scheduler = scheduler_find(database);
-    blocked = scheduler != NULL && GetCurrentTimestamp() < scheduler->history_blocked_until;
+    /* not for longer, should the clock have been set back */
+    blocked = scheduler != NULL && now < scheduler->history_blocked_until &&
+              scheduler->history_blocked_until - now <= HISTORY_BLOCKED_MS * INT64CONST(1000);
     LWLockRelease(shared->lock);
     return blocked;
 }

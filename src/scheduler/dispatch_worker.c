@@ -11,6 +11,7 @@
 #include "scheduler/history.h"
 #include "scheduler/run_slots.h"
 #include "server/compat.h"
+#include "server/session.h"
 
 #define ENDED_RUNS_TO_WAKE 1000 /* the scheduler then prunes the history */
 
@@ -46,11 +47,17 @@ worker_exit(int code, Datum arg)
         run_set_state(run, RUN_QUEUED);
     } else {
         command = run->spec.command;
-        if (!told_to_go)
+        if (run->started_at == 0 && told_to_go && run->cancel_requested) /* it came while the process was connecting */
+            run_end_with_error(run, STATUS_CANCELLED, ERRCODE_QUERY_CANCELED, "the run was cancelled before it began",
+                               true);
+        else if (!told_to_go)
             run_end_with_error(run, fatal_sqlstate == ERRCODE_QUERY_CANCELED ? STATUS_TIMED_OUT : STATUS_FAILED,
                                fatal_sqlstate, fatal_message, true);
         else if (fatal_sqlstate != 0)
             run_end_with_error(run, STATUS_INTERRUPTED, fatal_sqlstate, fatal_message, true);
+        else if (session_terminating)
+            run_end_with_error(run, STATUS_INTERRUPTED, ERRCODE_ADMIN_SHUTDOWN,
+                               "the run was cut off by a shutdown of the server or an administrator's command", true);
         else
             run_end_with_error(run, STATUS_CRASHED, ERRCODE_INTERNAL_ERROR, "the run's worker ended without reporting",
                                true);

@@ -63,6 +63,24 @@ due_next(const DueRule *rule, TimestampTz after)
     return (next - EPOCH_SECONDS) * USECS_PER_SEC;
 }
 
+bool
+due_ever(const DueRule *rule, TimestampTz now)
+{
+    return rule->schedule.kind != CRON_KIND_FIELDS || due_next(rule, now) != 0;
+}
+
+void
+due_require_ever(const DueRule *rule, const char *expression)
+{
+    if (!due_ever(rule, clock_now()))
+        ereport(ERROR,
+                (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                 errmsg("cron expression \"%s\" never fires in time zone \"%s\"", expression,
+                        pg_get_timezone_name(rule->zone)),
+                 errdetail("The clock jumps over each of its times."),
+                 errhint("Without \"*\" in the minute and hour fields, such times are made up for after the jump.")));
+}
+
 TimestampTz
 due_upcoming(const DueRule *rule, TimestampTz settled, TimestampTz now)
 {
@@ -93,7 +111,10 @@ slots_until(const DueRule *rule, DueKind kind, TimestampTz first, TimestampTz un
     return due;
 }
 
-/* Whether the clock has been set back so far that more than one settled slot is to come again. */
+/*
+ * Whether the clock has been set back so far that more than one settled slot is to come again; or, of an interval,
+ * whose times are nobody's but the previous run's, as far as the interval is long.
+ */
 static bool
 time_comes_again(const DueRule *rule, TimestampTz settled, TimestampTz now)
 {
@@ -102,6 +123,8 @@ time_comes_again(const DueRule *rule, TimestampTz settled, TimestampTz now)
 
     if (settled <= now || rule->schedule.kind == CRON_KIND_REBOOT)
         return false;
+    if (rule->schedule.kind == CRON_KIND_INTERVAL)
+        return settled - now >= rule->schedule.interval_seconds * USECS_PER_SEC;
     first = due_next(rule, now);
     second = first != 0 ? due_next(rule, first) : 0;
     return second != 0 && second <= settled;

@@ -57,6 +57,15 @@ typedef struct Due {
 /* Slots in one Due at most, as a rule: a long downtime of a job that is due every second takes several. */
 #define DUE_MOST_SLOTS 10000
 
+/*
+ * Whether there is a time at which the rule fires, from `now` on. In a zone that changes its clock a schedule of fields
+ * can choose nothing but times that the clock jumps over: "30 2 ..." with a wildcard, on the day of the change alone.
+ */
+bool due_ever(const DueRule *rule, TimestampTz now);
+
+/* ERROR invalid_parameter_value if there is none from now on. `expression` is what the schedule was read from. */
+void due_require_ever(const DueRule *rule, const char *expression);
+
 /* The first slot after `after`; 0: none. */
 TimestampTz due_next(const DueRule *rule, TimestampTz after);
 

@@ -172,7 +172,9 @@ is_failure(const char *status)
 void
 history_notify(const RunRecord *record)
 {
-    if (!is_failure(record->status) || setting_notify_channel[0] == '\0')
+    bool told = is_failure(record->status) || strcmp(record->status, STATUS_NO_WORKER) == 0;
+
+    if (!told || setting_notify_channel[0] == '\0')
         return;
     xact_begin("notifying of a failed run");
     (void)set_config_option("lock_timeout", "500ms", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
@@ -210,30 +212,6 @@ active_ids(void)
     return PointerGetDatum(construct_array(active, count, INT8OID, 8, FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 }
 
-void
-history_mark_lost(void)
-{
-    static const char message[] =
-        "the run's process ended without reporting: the server crashed, or the process was killed";
-    static const char sql[] =
-        "UPDATE apapacho_jobs.run AS r SET status = 'crashed', "
-        "finished_at = GREATEST(pg_catalog.clock_timestamp(), r.started_at), error = $3, "
-        "sqlstate = 'XX000', retry_at = (SELECT pg_catalog.clock_timestamp() FROM apapacho_jobs.job AS j "
-        "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' AND r.trigger "
-        "OPERATOR(pg_catalog.<>) 'work' "
-        "AND j.retries OPERATOR(pg_catalog.>=) r.attempt AND NOT j.builtin) "
-        "WHERE r.status OPERATOR(pg_catalog.=) 'running' AND r.id OPERATOR(pg_catalog.<) $1 "
-        "AND r.id OPERATOR(pg_catalog.<>) ALL ($2)";
-    Oid types[3] = {INT8OID, INT8ARRAYOID, TEXTOID};
-    Datum values[3];
-
-    /* Runs with a higher id may start while we look; those with a lower one are either in shared memory now or over. */
-    values[0] = Int64GetDatum(history_next_id());
-    values[1] = active_ids();
-    values[2] = CStringGetTextDatum(message);
-    (void)spi_run(sql, 3, types, values, NULL, false, 0);
-}
-
 /* The row's spec, as SPEC_COLUMNS has it; roles, policies and limits are the job's, to be filled in by the caller. */
 static RunSpec *
 read_spec(uint64 row, JobTrigger trigger, MemoryContext context)
@@ -254,6 +232,44 @@ read_spec(uint64 row, JobTrigger trigger, MemoryContext context)
     spec->command = DSM_HANDLE_INVALID;
     strlcpy(spec->arguments, arguments != NULL ? arguments : "", sizeof(spec->arguments));
     return spec;
+}
+
+List *
+history_mark_lost(MemoryContext context)
+{
+    static const char message[] =
+        "the run's process ended without reporting: the server crashed, or the process was killed";
+    static const char sql[] =
+        "UPDATE apapacho_jobs.run AS r SET status = 'crashed', "
+        "finished_at = GREATEST(pg_catalog.clock_timestamp(), r.started_at), error = $3, "
+        "sqlstate = 'XX000', retry_at = (SELECT pg_catalog.clock_timestamp() FROM apapacho_jobs.job AS j "
+        "WHERE j.id OPERATOR(pg_catalog.=) r.job_id AND r.trigger OPERATOR(pg_catalog.<>) 'manual' AND r.trigger "
+        "OPERATOR(pg_catalog.<>) 'work' "
+        "AND j.retries OPERATOR(pg_catalog.>=) r.attempt AND NOT j.builtin) "
+        "WHERE r.status OPERATOR(pg_catalog.=) 'running' AND r.id OPERATOR(pg_catalog.<) $1 "
+        "AND r.id OPERATOR(pg_catalog.<>) ALL ($2) RETURNING " SPEC_COLUMNS ", r.retry_at";
+    Oid types[3] = {INT8OID, INT8ARRAYOID, TEXTOID};
+    Datum values[3];
+    List *lost = NIL;
+    uint64 count;
+
+    /* Runs with a higher id may start while we look; those with a lower one are either in shared memory now or over. */
+    values[0] = Int64GetDatum(history_next_id());
+    values[1] = active_ids();
+    values[2] = CStringGetTextDatum(message);
+    count = spi_run(sql, 3, types, values, NULL, false, 0);
+    for (uint64 i = 0; i < count; i++) {
+        MemoryContext caller = MemoryContextSwitchTo(context);
+        RunRecord *record = palloc0(sizeof(RunRecord));
+
+        record->spec = *read_spec(i, JOB_TRIGGER_SCHEDULE, context);
+        record->status = STATUS_CRASHED;
+        record->sqlstate = ERRCODE_INTERNAL_ERROR;
+        record->retry_at = spi_time(i, SPEC_COUNT + 1);
+        lost = lappend(lost, record);
+        MemoryContextSwitchTo(caller);
+    }
+    return lost;
 }
 
 List *

@@ -68,8 +68,11 @@ void history_notify(const RunRecord *record);
  */
 TimestampTz history_retry_at(const RunSpec *spec, const char *status, TimestampTz now);
 
-/* Marks rows as `crashed` that say `running` although nobody is at them (in shared memory). */
-void history_mark_lost(void);
+/*
+ * Marks rows as `crashed` that say `running` although nobody is at them (in shared memory). Returns what is to be
+ * notified of once that is committed: a list of RunRecord in `context`.
+ */
+List *history_mark_lost(MemoryContext context);
 
 /*
  * Runs that are to be dispatched although no slot comes due: those taken but not begun (`queued`, and not in shared

@@ -18,9 +18,11 @@
 #include "utils/timestamp.h"
 
 #include "scheduler/command.h"
+#include "scheduler/due.h"
 #include "scheduler/job_table.h"
 #include "server/compat.h"
 #include "server/extension.h"
+#include "server/settings.h"
 
 PG_FUNCTION_INFO_V1(apapacho_schedule_job);
 PG_FUNCTION_INFO_V1(apapacho_alter_job);
@@ -214,14 +216,25 @@ check_policies(const Change *change, const Job *job)
                        "A window is from 0 to 366 days, without months.");
 }
 
-/* What the job does, and when. */
+/* When the job is due, by what is given and what stays of `job` (NULL: a new one). */
+static void
+check_schedule(const Change *change, const Job *job)
+{
+    char *expression = is_given(change, FIELD_SCHEDULE) ? given_text(change, FIELD_SCHEDULE) : job->schedule;
+    const char *zone = job != NULL ? job->time_zone : NULL;
+    DueRule rule = {0};
+
+    job_parse_schedule(expression, &rule.schedule);
+    if (is_given(change, FIELD_TIME_ZONE))
+        zone = given_text(change, FIELD_TIME_ZONE);
+    rule.zone = zone != NULL && zone[0] != '\0' ? job_time_zone(zone) : setting_timezone();
+    due_require_ever(&rule, expression);
+}
+
+/* What the job does, and where its times are. */
 static void
 check_texts(const Change *change)
 {
-    CronSchedule schedule;
-
-    if (is_given(change, FIELD_SCHEDULE))
-        job_parse_schedule(given_text(change, FIELD_SCHEDULE), &schedule);
     if (is_given(change, FIELD_COMMAND))
         command_check(given_text(change, FIELD_COMMAND));
     if (is_given(change, FIELD_TIME_ZONE) && given_text(change, FIELD_TIME_ZONE)[0] != '\0')
@@ -376,6 +389,7 @@ apapacho_schedule_job(PG_FUNCTION_ARGS)
     check_name(FIELD_NAME, given_text(&given, FIELD_NAME));
     give_defaults(&given);
     check_texts(&given);
+    check_schedule(&given, NULL);
     check_policies(&given, NULL);
 
     /* between the look and the insertion somebody else may insert, or delete */
@@ -416,6 +430,8 @@ apapacho_alter_job(PG_FUNCTION_ARGS)
     if (job->builtin)
         refuse_builtin(&change, job);
     check_texts(&change);
+    if (!job->builtin && (is_given(&change, FIELD_SCHEDULE) || is_given(&change, FIELD_TIME_ZONE)))
+        check_schedule(&change, job);
     check_policies(&change, job);
     if (is_given(&change, FIELD_NEW_NAME))
         check_new_name(&change, job);

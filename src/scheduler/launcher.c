@@ -5,7 +5,7 @@
  * standby before its promotion. It sleeps until something changes: a scheduler attached or ended, an extension or a
  * database came or went (shared_poke), the configuration was reloaded; and looks for new databases once a minute. What
  * it knows of a database (not served, try again later) is its own and is learned anew after a restart; which schedulers
- * there are is in shared memory.
+ * there are is in shared memory. It goes by the schedulers' clock, which may be set.
  */
 #include "postgres.h"
 
@@ -24,6 +24,7 @@
 #include "utils/memutils.h"
 #include "utils/snapmgr.h"
 
+#include "scheduler/due.h"
 #include "scheduler/launcher.h"
 #include "scheduler/process.h"
 #include "scheduler/scheduler.h"
@@ -40,10 +41,10 @@
 #define STEADY_MS 30000 /* a scheduler that lived this long did not fail at once */
 
 typedef struct KnownDatabase {
-    Oid database; /* the hash key */
-    bool present; /* in the latest list */
-    bool absent;  /* the extension is not installed; a poke says when that may have changed */
-    TimestampTz retry_at;
+    Oid database;         /* the hash key */
+    bool present;         /* in the latest list */
+    bool absent;          /* the extension is not installed; a poke says when that may have changed */
+    TimestampTz retry_at; /* 0: at once */
     int retry_ms;
     bool was_off; /* the schedules were switched off until now, of which no scheduler knows yet */
 } KnownDatabase;
@@ -186,12 +187,39 @@ note_end(const SchedulerSlot *slot, TimestampTz now)
     KnownDatabase *entry = know(slot->database);
     bool steady = TimestampDifferenceExceeds(slot->launched_at, now, STEADY_MS);
 
-    /* a poke while it was looking: what it saw may be out of date */
-    entry->absent = slot->state == SCHEDULER_ABSENT && !slot->poked;
     entry->was_off = slot->was_off;
+    if (slot->poked) { /* it was told to go, or what it saw may be out of date: no failure of its own */
+        entry->absent = false;
+        entry->retry_ms = 0;
+        entry->retry_at = 0;
+        return;
+    }
+    entry->absent = slot->state == SCHEDULER_ABSENT;
     entry->retry_ms = steady || entry->retry_ms == 0 ? RETRY_MS : Min(entry->retry_ms * 2, LONGEST_RETRY_MS);
-    entry->retry_at =
-        slot->poked ? 0 : TimestampTzPlusMilliseconds(now, entry->absent ? ABSENT_RETRY_MS : entry->retry_ms);
+    entry->retry_at = TimestampTzPlusMilliseconds(now, entry->absent ? ABSENT_RETRY_MS : entry->retry_ms);
+}
+
+/* When the clock has been set back, nothing waits for longer than it was to wait at all. */
+static void
+note_clock(TimestampTz now)
+{
+    static TimestampTz last = 0;
+    HASH_SEQ_STATUS scan;
+    KnownDatabase *entry;
+
+    if (now < last) {
+        hash_seq_init(&scan, known);
+        while ((entry = hash_seq_search(&scan)) != NULL) {
+            if (entry->retry_at != 0)
+                entry->retry_at =
+                    Min(entry->retry_at, TimestampTzPlusMilliseconds(now, entry->absent ? ABSENT_RETRY_MS : RETRY_MS));
+        }
+        LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+        for (int i = 0; i < MAX_SCHEDULERS; i++)
+            shared->schedulers[i].launched_at = Min(shared->schedulers[i].launched_at, now);
+        LWLockRelease(shared->lock);
+    }
+    last = now;
 }
 
 /* Frees the slots of schedulers that have ended or never came. Returns how many are being started. */
@@ -294,10 +322,11 @@ try_launch(KnownDatabase *entry, TimestampTz now, int *starting)
         return;
     }
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
-    shared->schedulers[slot].state = SCHEDULER_ENDED;
-    note_end(&shared->schedulers[slot], now);
     shared->schedulers[slot].state = SCHEDULER_FREE;
+    shared->schedulers[slot].database = InvalidOid;
     LWLockRelease(shared->lock);
+    /* nothing is wrong with the database, and nobody tells when a worker becomes free: no longer wait each time */
+    entry->retry_at = TimestampTzPlusMilliseconds(now, RETRY_MS);
     if (!warned)
         ereport(WARNING, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED),
                           errmsg("no background worker is free for the scheduler of a database"),
@@ -317,9 +346,9 @@ launch_missing(TimestampTz now, int starting)
     while ((entry = hash_seq_search(&scan)) != NULL) {
         if (!entry->present)
             continue;
-        if (entry->retry_at <= now && starting < MAX_STARTING)
+        if ((entry->retry_at == 0 || entry->retry_at <= now) && starting < MAX_STARTING)
             try_launch(entry, now, &starting);
-        if (entry->retry_at > now && (next == 0 || entry->retry_at < next))
+        if (entry->retry_at != 0 && entry->retry_at > now && (next == 0 || entry->retry_at < next))
             next = entry->retry_at;
     }
     if (starting > 0 && next == 0)
@@ -340,10 +369,12 @@ apapacho_launcher_main(Datum argument)
     MemoryContextSwitchTo(cycle_context);
 
     while (!process_should_exit()) {
-        TimestampTz now = GetCurrentTimestamp();
+        TimestampTz now;
         int starting;
 
         (void)process_reload();
+        now = clock_now();
+        note_clock(now);
         list_databases();
         take_pokes();
         starting = collect_ended(now);

@@ -126,7 +126,7 @@ take_flags(void)
 
 /* The expression and the zone that a job is scheduled by. False: it has none, or one that is of no use. */
 static bool
-find_schedule(const Job *job, DueRule *rule, const char **text)
+find_schedule(const Job *job, TimestampTz now, DueRule *rule, const char **text)
 {
     CronError error;
 
@@ -144,6 +144,13 @@ find_schedule(const Job *job, DueRule *rule, const char **text)
         ereport(WARNING,
                 (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                  errmsg("job \"%s\" is not scheduled: its time zone \"%s\" is not known", job->name, job->time_zone)));
+        return false;
+    }
+    if (!due_ever(rule, now)) {
+        ereport(WARNING, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                          errmsg("job \"%s\" is not scheduled: its schedule \"%s\" never fires in time zone \"%s\"",
+                                 job->name, *text, pg_get_timezone_name(rule->zone)),
+                          errdetail("The clock jumps over each of its times.")));
         return false;
     }
     return true;
@@ -169,7 +176,7 @@ make_plan(const Job *job, TimestampTz now, MemoryContext context)
     bool changed = false;
 
     plan->job = job;
-    if (!find_schedule(job, &plan->rule, &text)) {
+    if (!find_schedule(job, now, &plan->rule, &text)) {
         history_delete_state(job->id);
         return NULL;
     }
@@ -577,6 +584,31 @@ is_overtaken(const RunSpec *spec, TimestampTz now)
     return following != 0 && following <= now;
 }
 
+/*
+ * A run that was taken and has not begun is late, the server was stopped perhaps: whether the job's policy on misfires
+ * lets it run. Else what its slot ends as.
+ */
+static bool
+may_be_late(const RunSpec *spec, const Job *job, TimestampTz now, RunRecord *record)
+{
+    const JobPlan *plan = find_plan(spec->job);
+    int64 late = now - spec->scheduled_for;
+    TimestampTz next;
+
+    if (spec->trigger != JOB_TRIGGER_SCHEDULE || late <= DUE_GRACE)
+        return true;
+    if (job->misfire == MISFIRE_ONCE) {
+        if (plan == NULL || job->paused || plan->state.off_since != 0)
+            return true;
+        next = due_next(&plan->rule, plan->state.due.settled);
+        record->status = STATUS_COALESCED; /* if a later one is due by now, that runs for all */
+        return next == 0 || next > now;
+    }
+    record->status = STATUS_MISSED;
+    record->error = "the scheduler was not at work at the time";
+    return job->misfire == MISFIRE_ALL && late <= job->misfire_window;
+}
+
 /* Dispatches runs that were taken by an earlier scheduler, or when there was no room. */
 static void
 take_up_queued(TimestampTz now)
@@ -613,10 +645,7 @@ take_up_queued(TimestampTz now)
             ledger_add(&record);
             continue;
         }
-        if (spec->trigger == JOB_TRIGGER_SCHEDULE && job->misfire == MISFIRE_SKIP &&
-            now - spec->scheduled_for > DUE_GRACE) {
-            record.status = STATUS_MISSED;
-            record.error = "the scheduler was not at work at the time";
+        if (!may_be_late(spec, job, now, &record)) {
             ledger_add(&record);
             continue;
         }
@@ -688,12 +717,17 @@ settle_lost(TimestampTz now)
     MemoryContext step = CurrentMemoryContext;
 
     if (check_lost && ledger_is_empty() && !ledger_is_blocked(now)) {
+        List *lost;
+        ListCell *cell;
+
         xact_begin("looking for lost runs");
-        history_mark_lost();
+        lost = history_mark_lost(step);
         xact_commit();
         MemoryContextSwitchTo(step);
         check_lost = false;
         read_retries = true;
+        foreach (cell, lost)
+            ledger_notify(lfirst(cell));
     }
     if (!check_lost && check_queued)
         take_up_queued(now);

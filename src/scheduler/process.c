@@ -69,7 +69,10 @@ process_reload(void)
     return true;
 }
 
-/* Becomes readable when the clock is set; -1: there is no such thing here, and a minute passes before it is noticed. */
+/*
+ * Becomes readable when the clock is set from now on; -1: there is no such thing here, and a minute passes before it is
+ * noticed.
+ */
 static int
 clock_watch(void)
 {
@@ -81,8 +84,10 @@ clock_watch(void)
     if (watch >= 0) {
         struct itimerspec never = {.it_value = {.tv_sec = time(NULL) + INT64CONST(100) * 365 * SECS_PER_DAY}};
 
-        /* armed anew each time, which also makes it unreadable again */
-        if (timerfd_settime(watch, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &never, NULL) != 0)
+        /* Armed anew each time, which also makes it unreadable again. ECANCELED says that the clock was set meanwhile:
+         * it is armed then too. */
+        if (timerfd_settime(watch, TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, &never, NULL) != 0 &&
+            errno != ECANCELED)
             return -1;
     }
 #else
@@ -94,10 +99,14 @@ clock_watch(void)
 void
 process_sleep(TimestampTz now, TimestampTz until)
 {
+    static int watch = -2;
     long timeout = LONGEST_SLEEP_MS;
     int events = WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH;
-    int watch = clock_watch();
 
+    if (watch == -2) {
+        watch = clock_watch();
+        return; /* what the caller knows of the time is older than the watch */
+    }
     if (until != 0)
         timeout = Min(timeout, TimestampDifferenceMilliseconds(now, until));
     if (watch >= 0)
@@ -105,4 +114,5 @@ process_sleep(TimestampTz now, TimestampTz until)
     else
         (void)WaitLatch(MyLatch, events, timeout, PG_WAIT_EXTENSION);
     ResetLatch(MyLatch);
+    watch = clock_watch(); /* before the caller looks at the clock: a change while he is at work ends the next sleep */
 }

@@ -11,6 +11,7 @@
 #include "commands/dbcommands.h"
 #include "miscadmin.h"
 #include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "utils/memutils.h"
 
@@ -41,6 +42,8 @@ detach(int code, Datum arg)
     slot->state = end_state;
     slot->process = NO_PROCESS;
     slot->ready = false;
+    if (ShutdownRequestPending)
+        slot->poked = true; /* it was told to go, and has not failed: the next one comes at once */
     shared_wake(shared->launcher);
     LWLockRelease(shared->lock);
 }

@@ -47,11 +47,13 @@
 #define HISTORY_LOCK_TIMEOUT "500ms" /* for the history */
 #define SYNC_WAIT_MS 500
 #define ERROR_MAX_BYTES 65536
-#define LONGEST_WAIT_MS 5000   /* for the run's time; longer only where the clock has been set back */
-#define TIMEOUT_REPEAT_MS 1000 /* a job that catches the cancellation is cancelled again, */
-#define TIMEOUT_REPEATS 5      /* so often, and then its process is ended */
+#define LONGEST_WAIT_MS 5000     /* for the run's time; longer only where the clock has been set back */
+#define TIMEOUT_REPEAT_SECONDS 1 /* a job that catches the cancellation is cancelled again, */
+#define TIMEOUT_REPEATS 5        /* so often, and then its process is ended */
 
-static TimeoutId run_timeout;
+/* The run's timeout, by a clock that is never set; the server's own timeouts go by the time of day. */
+static timer_t timeout_timer;
+static volatile sig_atomic_t timeout_active = false;
 static volatile sig_atomic_t cancelled = false; /* somebody wants the run to end */
 static volatile sig_atomic_t timed_out = 0;     /* how often the run has been cancelled for taking too long */
 static timer_t termination_timer;
@@ -102,15 +104,34 @@ on_log(ErrorData *error)
         previous_log_hook(error);
 }
 
+/* SIGUSR2, which nobody else sends: the run takes too long. */
 static void
-on_run_timeout(void)
+handle_timeout(SIGNAL_ARGS)
 {
-    if (timed_out++ < TIMEOUT_REPEATS)
-        QueryCancelPending = true;
-    else
-        ProcDiePending = true;
-    InterruptPending = true;
-    SetLatch(MyLatch);
+    int saved_errno = errno;
+
+    if (timeout_active) {
+        if (timed_out++ < TIMEOUT_REPEATS)
+            QueryCancelPending = true;
+        else
+            ProcDiePending = true;
+        InterruptPending = true;
+        SetLatch(MyLatch);
+    }
+    errno = saved_errno;
+}
+
+/* From now on the run has so long; 0: it has no timeout (any more). */
+static void
+set_timeout(int64 milliseconds)
+{
+    struct itimerspec spec = {.it_value = {.tv_sec = milliseconds / 1000, .tv_nsec = milliseconds % 1000 * 1000000}};
+
+    if (milliseconds > 0)
+        spec.it_interval.tv_sec = TIMEOUT_REPEAT_SECONDS;
+    timeout_active = milliseconds > 0;
+    if (timer_settime(timeout_timer, 0, &spec, NULL) != 0 && milliseconds > 0)
+        elog(ERROR, "could not set a timer: %m");
 }
 
 /* A transaction over the history: it waits neither for a lock nor for a standby for long. */
@@ -315,11 +336,9 @@ do_job(int slot, MemoryContext context)
     dispatch_begin(slot, GetCurrentTimestamp());
     if (run->cancel_requested)
         ereport(ERROR, (errcode(ERRCODE_QUERY_CANCELED), errmsg("the run was cancelled before it began")));
-    if (run->spec.timeout_ms > 0)
-        enable_timeout_every(run_timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), run->spec.timeout_ms),
-                             TIMEOUT_REPEAT_MS);
+    set_timeout(run->spec.timeout_ms);
     result = builtin ? do_builtin(run, context) : do_command(command, context);
-    disable_timeout(run_timeout, false);
+    set_timeout(0);
     return result;
 }
 
@@ -525,7 +544,7 @@ do_run(int slot, RunOutcome *outcome, bool *retry, bool *reusable)
     {
         ErrorData *error;
 
-        disable_timeout(run_timeout, false);
+        set_timeout(0);
         MemoryContextSwitchTo(context);
         error = CopyErrorData();
         FlushErrorState();
@@ -564,8 +583,11 @@ apapacho_worker_main(Datum argument)
     pqsignal(SIGHUP, SignalHandlerForConfigReload);
     pqsignal(SIGINT, handle_cancel);
     pqsignal(SIGTERM, handle_terminate);
+    pqsignal(SIGUSR2, handle_timeout);
     if (timer_create(CLOCK_MONOTONIC, &(struct sigevent){.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGTERM},
-                     &termination_timer) != 0)
+                     &termination_timer) != 0 ||
+        timer_create(CLOCK_MONOTONIC, &(struct sigevent){.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGUSR2},
+                     &timeout_timer) != 0)
         elog(FATAL, "could not create a timer: %m");
     BackgroundWorkerUnblockSignals();
 
@@ -574,7 +596,6 @@ apapacho_worker_main(Datum argument)
     previous_log_hook = emit_log_hook;
     emit_log_hook = on_log;
     session_start(shared->runs[slot].spec.run_database, shared->runs[slot].spec.role, "0");
-    run_timeout = RegisterTimeout(USER_TIMEOUT, on_run_timeout);
     MemoryContextSwitchTo(TopMemoryContext);
 
     while (slot >= 0) {

@@ -18,6 +18,7 @@ int setting_outbox_order;
 int setting_outbox_attempts_days;
 int setting_outbox_retry_after_max;
 bool setting_outbox_fail_on_client_error;
+bool setting_outbox_http2;
 char *setting_outbox_ca_file;
 char *setting_outbox_client_cert;
 char *setting_outbox_client_key;
@@ -186,6 +187,9 @@ delivery_settings_define(void)
     DefineCustomStringVariable("apapacho_jobs.outbox_webhook_client_key", "PEM file of that certificate's key.",
                                "Empty: the certificate's file has it.", &setting_outbox_client_key, "", PGC_SUSET,
                                GUC_SUPERUSER_ONLY, NULL, NULL, NULL);
+    DefineCustomBoolVariable("apapacho_jobs.outbox_http2", "Offers HTTP/2 to https receivers.",
+                             "Requests then share connections; otherwise HTTP/1.1 is spoken.", &setting_outbox_http2,
+                             false, PGC_SUSET, 0, NULL, NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.outbox_rate_limit", "The most webhook requests a second; 0: no limit.",
                             "Several publishers (apapacho_jobs.outbox_workers) divide it.", &setting_outbox_rate_limit,
                             0, 0, 1000000, PGC_SUSET, 0, NULL, NULL, NULL);

@@ -23,6 +23,7 @@ extern int setting_outbox_order;                 /* an OutboxOrder */
 extern int setting_outbox_attempts_days;         /* attempts are kept so long, 0: for ever */
 extern int setting_outbox_retry_after_max;       /* the longest wait that a receiver may ask for, s */
 extern bool setting_outbox_fail_on_client_error; /* most of 4xx is for good */
+extern bool setting_outbox_http2;                /* HTTP/2 is offered to https receivers */
 extern char *setting_outbox_ca_file;             /* PEM files; empty: the system's, none */
 extern char *setting_outbox_client_cert;
 extern char *setting_outbox_client_key;

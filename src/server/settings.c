@@ -314,34 +314,33 @@ check_channel(char **newval, void **extra, GucSource source)
     return true;
 }
 
-/* Reads the secret's file; the file's name may be told, its contents never. */
-static char *
-read_secret_file(void)
+char *
+settings_read_secret_file(const char *name)
 {
     char buffer[MAX_SECRET_FILE + 1];
-    int file = OpenTransientFile(secret_file, O_RDONLY | PG_BINARY);
+    int file = OpenTransientFile(name, O_RDONLY | PG_BINARY);
     ssize_t length;
     char *secret;
 
     if (file < 0)
         ereport(ERROR,
-                (errcode_for_file_access(), errmsg("could not open the webhook secret's file \"%s\": %m", secret_file),
-                 errhint("Check apapacho_jobs.outbox_webhook_secret_file; the server's user must be able to read the "
-                         "file.")));
+                (errcode_for_file_access(), errmsg("could not open the webhook secret's file \"%s\": %m", name),
+                 errhint("Check apapacho_jobs.outbox_webhook_secret_file (or the endpoint's secret_file); the server's "
+                         "user must be able to read the file.")));
     length = read(file, buffer, sizeof(buffer));
     if (length < 0)
         ereport(ERROR, (errcode_for_file_access(),
-                        errmsg("could not read the webhook secret's file \"%s\": %m", secret_file)));
+                        errmsg("could not read the webhook secret's file \"%s\": %m", name)));
     CloseTransientFile(file);
     if (length > MAX_SECRET_FILE)
         ereport(ERROR,
                 (errcode(ERRCODE_CONFIG_FILE_ERROR),
-                 errmsg("the webhook secret's file \"%s\" has more than %d bytes", secret_file, MAX_SECRET_FILE)));
+                 errmsg("the webhook secret's file \"%s\" has more than %d bytes", name, MAX_SECRET_FILE)));
     while (length > 0 && (buffer[length - 1] == '\n' || buffer[length - 1] == '\r'))
         length--;
     if (length == 0 || memchr(buffer, '\0', (size_t)length) != NULL)
         ereport(ERROR, (errcode(ERRCODE_CONFIG_FILE_ERROR),
-                        errmsg("the webhook secret's file \"%s\" is empty or not text", secret_file)));
+                        errmsg("the webhook secret's file \"%s\" is empty or not text", name)));
     secret = pnstrdup(buffer, (Size)length);
     explicit_bzero(buffer, sizeof(buffer));
     return secret;
@@ -362,7 +361,7 @@ setting_webhook_secret(void)
     if (secret_value != NULL)
         return pstrdup(secret_value);
     if (secret_file[0] != '\0')
-        return read_secret_file();
+        return settings_read_secret_file(secret_file);
     return NULL;
 }
 

@@ -49,6 +49,9 @@ bool setting_serves_database(const char *name);
  */
 char *setting_webhook_secret(void);
 
+/* The same of any such file; what it says of its errors never includes the contents. */
+char *settings_read_secret_file(const char *name);
+
 /* The older one, apapacho_jobs.outbox_webhook_secret_previous, until it expires; NULL: none. To be wiped too. */
 char *setting_previous_webhook_secret(void);
 

@@ -155,7 +155,7 @@ typedef struct SharedState {
     uint64 jobs_generation; /* how often rows of apapacho_jobs.job have changed, in any database */
     SchedulerSlot schedulers[MAX_SCHEDULERS];
     RunSlot runs[MAX_RUNS];
-    OutboxCounters counters[MAX_SCHEDULERS];
+    OutboxCounters counters[MAX_COUNTERS];
 } SharedState;
 
 extern SharedState *shared;

@@ -84,7 +84,12 @@ commit(void)
 static bool
 skips_sync_wait(void)
 {
-    return session_terminating || (sync_wait_ms > 0 && GetCurrentTimestamp() < shared->no_sync_wait_until);
+    int64 left; /* not for longer, should the clock have been set back */
+
+    if (session_terminating || sync_wait_ms == 0)
+        return session_terminating;
+    left = shared->no_sync_wait_until - GetCurrentTimestamp();
+    return left > 0 && left <= NO_SYNC_WAIT_MS * INT64CONST(1000);
 }
 
 void

@@ -31,6 +31,7 @@ typedef struct FieldRule {
     int high;
     const char (*value_names)[LONGEST_NAME + 1]; /* the first one is value low, "" ends them; NULL: none */
     const char *expected;                        /* completes "expected ..." */
+    const char *after_value;                     /* the same, of what may follow a value */
 } FieldRule;
 
 static const char month_names[][LONGEST_NAME + 1] = {
@@ -43,13 +44,19 @@ static const char weekday_names[][LONGEST_NAME + 1] = {
 };
 
 static const FieldRule field_rules[FIELD_COUNT] = {
-    [FIELD_SECOND] = {"second", 0, 59, NULL, "\"*\" or a number 0-59"},
-    [FIELD_MINUTE] = {"minute", 0, 59, NULL, "\"*\" or a number 0-59"},
-    [FIELD_HOUR] = {"hour", 0, 23, NULL, "\"*\" or a number 0-23"},
-    [FIELD_DAY] = {"day-of-month", 1, 31, NULL, "\"*\", \"L\" or a number 1-31"},
-    [FIELD_MONTH] = {"month", 1, 12, month_names, "\"*\", a number 1-12 or a name jan-dec"},
-    [FIELD_WEEKDAY] = {"day-of-week", 0, 7, weekday_names, "\"*\", a number 0-7 or a name sun-sat"},
+    [FIELD_SECOND] = {"second", 0, 59, NULL, "\"*\" or a number 0-59", "\",\", \"-\", \"/\" or a blank"},
+    [FIELD_MINUTE] = {"minute", 0, 59, NULL, "\"*\" or a number 0-59", "\",\", \"-\", \"/\" or a blank"},
+    [FIELD_HOUR] = {"hour", 0, 23, NULL, "\"*\" or a number 0-23", "\",\", \"-\", \"/\" or a blank"},
+    [FIELD_DAY] = {"day-of-month", 1, 31, NULL, "\"*\", \"L\" or a number 1-31",
+                   "\",\", \"-\", \"/\", \"W\" or a blank"},
+    [FIELD_MONTH] = {"month", 1, 12, month_names, "\"*\", a number 1-12 or a name jan-dec",
+                     "\",\", \"-\", \"/\" or a blank"},
+    [FIELD_WEEKDAY] = {"day-of-week", 0, 7, weekday_names, "\"*\", a number 0-7 or a name sun-sat",
+                       "\",\", \"-\", \"/\", \"#\", \"L\" or a blank"},
 };
+
+/* Completes "expected ..." where nothing but the next element or field can follow. */
+static const char element_end[] = "\",\" or a blank";
 
 /* What a field chooses, in the bits of CronSchedule. */
 typedef struct FieldValues {
@@ -67,9 +74,12 @@ is_rule(const FieldRule *rule, FieldIndex field)
     return rule == &field_rules[field];
 }
 
-/* Fails unless the word that has just been read ends here. `what` and the text from start on name it. */
+/*
+ * Fails unless the word that has just been read ends here. `what` and the text from start on name it, `expected` is
+ * what could follow.
+ */
 static bool
-end_word(const CronReader *reader, const FieldRule *rule, const char *what, size_t start)
+end_word(const CronReader *reader, const FieldRule *rule, const char *what, size_t start, const char *expected)
 {
     char read[CRON_EXCERPT_SIZE];
     char found[CRON_EXCERPT_SIZE];
@@ -77,9 +87,9 @@ end_word(const CronReader *reader, const FieldRule *rule, const char *what, size
     if (!cron_is_word(cron_peek(reader))) {
         return true;
     }
-    return cron_fail(reader, reader->position, rule->name, "%s field: unexpected %s after %s %s", rule->name,
-                     cron_found_at(reader, reader->position, found), what,
-                     cron_excerpt(reader->text + start, reader->position - start, read));
+    return cron_fail(reader, reader->position, rule->name, "%s field: expected %s after %s %s, found %s", rule->name,
+                     expected, what, cron_excerpt(reader->text + start, reader->position - start, read),
+                     cron_found_at(reader, reader->position, found));
 }
 
 /* Reads digits that must give a number low-high. `what` is "value" or "step" or the like in the message. */
@@ -172,7 +182,7 @@ read_step(CronReader *reader, const FieldRule *rule, int *step)
         return true;
     }
     start = ++reader->position;
-    return read_number(reader, rule, "step", 1, rule->high, step) && end_word(reader, rule, "step", start);
+    return read_number(reader, rule, "step", 1, rule->high, step) && end_word(reader, rule, "step", start, element_end);
 }
 
 /*
@@ -210,7 +220,7 @@ read_last_day(CronReader *reader, const FieldRule *rule, FieldValues *field)
     if (cron_peek(reader) == '-') {
         start = ++reader->position;
         if (!read_number(reader, rule, "number of days", 1, 30, &before) ||
-            !end_word(reader, rule, "number of days", start)) {
+            !end_word(reader, rule, "number of days", start, element_end)) {
             return false;
         }
     }
@@ -236,7 +246,7 @@ read_special_day(CronReader *reader, const FieldRule *rule, int value, FieldValu
     }
     if (is_rule(rule, FIELD_WEEKDAY) && cron_peek(reader) == '#') {
         start = ++reader->position;
-        if (!read_number(reader, rule, "week", 1, 5, &week) || !end_word(reader, rule, "week", start)) {
+        if (!read_number(reader, rule, "week", 1, 5, &week) || !end_word(reader, rule, "week", start, element_end)) {
             return false;
         }
         field->nth_weekdays |= UINT64_C(1) << (7 * (week - 1) + value % 7);
@@ -262,13 +272,13 @@ read_values(CronReader *reader, const FieldRule *rule, FieldValues *field)
     if (special) {
         return true;
     }
-    if (!end_word(reader, rule, "value", start)) {
+    if (!end_word(reader, rule, "value", start, rule->after_value)) {
         return false;
     }
     last = first;
     if (cron_peek(reader) == '-') {
         start = ++reader->position;
-        if (!read_value(reader, rule, &last) || !end_word(reader, rule, "value", start)) {
+        if (!read_value(reader, rule, &last) || !end_word(reader, rule, "value", start, "\",\", \"/\" or a blank")) {
             return false;
         }
     } else if (cron_peek(reader) == '/') {
@@ -300,7 +310,7 @@ read_element(CronReader *reader, const FieldRule *rule, FieldValues *field)
     if (is_rule(rule, FIELD_DAY) && cron_peek(reader) == '$') {
         reader->position++;
         field->days_to_last |= 1;
-        return end_word(reader, rule, "day", start);
+        return end_word(reader, rule, "day", start, element_end);
     }
     if (is_rule(rule, FIELD_DAY) &&
         (cron_word_equals(reader->text + start, length, "l") || cron_word_equals(reader->text + start, length, "lw"))) {
@@ -396,9 +406,9 @@ check_dates(const CronReader *reader, const CronSchedule *schedule, const size_t
     int gap = cron_widest_gap(schedule);
 
     if (gap == 0) {
-        return cron_fail(reader, positions[index], name,
-                         "%s field: no such day exists in the months and weekdays chosen, so this would never fire",
-                         name);
+        return cron_fail(
+            reader, positions[index], name,
+            "%s field: this would never fire, expected a day that exists in the months and weekdays chosen", name);
     }
     if (gap > CRON_WIDEST_GAP) {
         return cron_fail(reader, positions[index], name,

@@ -23,7 +23,7 @@ use Time::HiRes qw(time usleep);
 
   my $recorder = Recorder->start;         # before anything else is started: the fork inherits what is open
   $recorder->url;                         # http://127.0.0.1:PORT/hook?a=1
-  $recorder->answer(OrderPaid => 503);    # events of this type from now on; all others: 200
+  $recorder->answer(OrderPaid => 503);    # events of this type from now on; all others: that of *, or 200
   my @requests = $recorder->take;         # those since the last time
 
 A request: C<line> (POST /hook HTTP/1.1), C<head> (its header lines as they came), C<headers> ({lower-case name => value}),
@@ -31,7 +31,7 @@ C<body>, C<connection> (which one it came on: 1, 2, ...), C<time>.
 
 =head1 ANSWERS
 
-A status; C<redirect> (302 to another path of ours); C<later> (503 with Retry-After: 7200); C<hang> (none until the answer for the type is changed, then that);
+A status; C<redirect> (302 to another path of ours); C<later> (503 with Retry-After: 7200); C<flaky> (503 to one in ten, by chance, else 200); C<hang> (none until the answer for the type is changed, then that);
 C<reset> (TCP reset), C<close> (end without an answer), C<garbage> (not HTTP), C<partial> (200, and breaks off in the body).
 
 =cut
@@ -49,7 +49,7 @@ sub start {
     pipe(my $child_end, $self->{parent_end}) or croak "pipe: $!";
     $self->{pid} = fork() // croak "fork: $!";
     if ($self->{pid} == 0) {
-        close $self->{parent_end};
+        close $_->{parent_end} for $self, grep { $_->{pid} } @running; # others' too, or they would not end
         open(STDOUT, '>', '/dev/null');
         $SIG{PIPE} = 'IGNORE';
         $SIG{$_} = 'DEFAULT' for qw(INT TERM ALRM);
@@ -150,9 +150,9 @@ sub _serve {
                 _take_requests($connection, $record);
             }
         }
-        my $answers = PostgreSQL::Test::Utils::slurp_file("$directory/answers");
+        my $answers = JSON::PP::decode_json(PostgreSQL::Test::Utils::slurp_file("$directory/answers"));
         for my $connection (values %connections) {
-            _answer($connection, JSON::PP::decode_json($answers)) if @{ $connection->{waiting} // [] };
+            _answer($connection, $answers) if @{ $connection->{waiting} // [] };
             next unless $connection->{over};
             $select->remove($connection->{socket});
             delete $connections{ $connection->{socket} };
@@ -185,7 +185,7 @@ sub _answer {
         partial => "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly");
 
     while (@{ $connection->{waiting} }) {
-        my $answer = $answers->{ $connection->{waiting}[0] } // 200;
+        my $answer = $answers->{ $connection->{waiting}[0] } // $answers->{'*'} // 200;
         return if $answer eq 'hang';
         shift @{ $connection->{waiting} };
         if (exists $broken{$answer}) {
@@ -195,7 +195,7 @@ sub _answer {
             $connection->{waiting} = [];
         } else {
             my $header = { redirect => "Location: /elsewhere\r\n", later => "Retry-After: 7200\r\n" }->{$answer} // '';
-            my $status = { redirect => 302, later => 503 }->{$answer} // $answer;
+            my $status = { redirect => 302, later => 503, flaky => rand() < 0.1 ? 503 : 200 }->{$answer} // $answer;
             my $text = $status < 300 ? '' : "told to\nanswer $status";
             syswrite($connection->{socket}, "HTTP/1.1 $status Told\r\n${header}Content-Length: " . length($text) . "\r\n\r\n$text");
         }

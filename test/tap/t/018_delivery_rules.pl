@@ -67,9 +67,24 @@ subtest 'the schedule of retries: an event is tried again when it is due, withou
     $node->wait_for($pending, 'recorded');
     $recorder->take;
 
-    $node->ask(q{UPDATE apapacho_jobs.outbox_attempt SET at = at - interval '31 days' WHERE NOT delivered});
+    $node->ask(q{UPDATE apapacho_jobs.outbox_attempt SET at = at - interval '37 days' WHERE NOT delivered});
     $node->run_job('cleanup');
     is($node->ask('SELECT count(*), bool_and(delivered) FROM apapacho_jobs.outbox_attempt'), '1|t', 'cleanup deletes old ones');
+    my $filled = q{SELECT count(*) FROM apapacho_jobs.outbox_attempt WHERE bucket = };
+    is($node->ask(q{SELECT count(DISTINCT bucket), min(bucket) = (max(at)::date - '2000-01-01') / 6 % 8 FROM apapacho_jobs.outbox_attempt}), '1|t', 'they are in the bucket of their day');
+    my $bucket = $node->ask('SELECT (max(bucket) + 1) % 8 FROM apapacho_jobs.outbox_attempt');
+    $node->ask("INSERT INTO apapacho_jobs.outbox_attempt (at, event_id, event_type, endpoint, attempt, delivered, bucket)
+        SELECT now() - interval '31 days' - n * interval '1 minute', 'e' || n, 'Old', 'default', 1, false, $bucket FROM generate_series(1, 100) n");
+    my $file = $node->ask("SELECT pg_relation_filenode('apapacho_jobs.outbox_attempt_$bucket')");
+    my $reader = $node->background_psql('postgres');
+    $reader->query_safe("BEGIN; SELECT count(*) FROM apapacho_jobs.outbox_attempt_$bucket");
+    $node->run_job('cleanup');
+    is($node->ask("$filled $bucket"), '100', 'a bucket that somebody reads stays until the next time');
+    $reader->query_safe('COMMIT');
+    $reader->quit;
+    $node->run_job('cleanup');
+    is($node->ask("$filled $bucket"), '0', 'then it is emptied');
+    isnt($node->ask("SELECT pg_relation_filenode('apapacho_jobs.outbox_attempt_$bucket')"), $file, 'as a whole');
     apply($node, 'apapacho_jobs.outbox_log_attempts' => 'failures');
     like(error_of_setting('outbox_retry_schedule', '5 s, soon'), qr/DETAIL: .*6/, 'a schedule that is none: where');
     like(error_of_setting('outbox_retry_schedule', ''), qr/ERROR: .*invalid value/, 'an empty one');
@@ -317,15 +332,20 @@ subtest 'a part of the events by hand, a run that fails, a publisher that is can
 subtest 'many events that wait for another one of their aggregate are not walked over for each claim' => sub {
     my $stuck = 20_000;
     my $fetched = q{SELECT idx_tup_fetch FROM pg_stat_user_tables WHERE relname = 'OutboxEvent'};
+    # nor where a transaction is open that began before them
+    my $held = $node->background_psql('postgres');
+    $held->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1');
+    my $began = $node->ask(q{SELECT xact_start FROM pg_stat_activity WHERE state = 'idle in transaction'});
     $node->wait_for($pending, 'all are sent');
     apply($node, 'apapacho_jobs.outbox_batch_size' => 100);
     $node->ask(qq{BEGIN;
         INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload, "createdAt")
-            SELECT 'stuck ' || lpad(g::text, 8, '0'), 'Stuck', '1', 'Stuck', '{}', now() - interval '1 hour' + g * interval '1 ms'
+            SELECT 'stuck ' || lpad(g::text, 8, '0'), 'Stuck', '1', 'Stuck', '{}', ('$began'::timestamptz AT TIME ZONE 'UTC') + g / 100 * interval '1 ms'
             FROM generate_series(1, $stuck) AS g;
         INSERT INTO apapacho_jobs.outbox_retry VALUES ('stuck 00000001', 'Stuck', '1', 1, now() + interval '1 hour');
         COMMIT});
     $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker' AND state = 'active'}, 'it is seen');
+    $node->wait_for("SELECT clock_timestamp() > '$began'::timestamptz + interval '6 s'", 'clocks that differ do not matter any more');
     $recorder->take;
     my $before = $node->ask($fetched);
     $node->ask(q{INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload)
@@ -336,6 +356,8 @@ subtest 'many events that wait for another one of their aggregate are not walked
     my $rows = $node->ask($fetched) - $before;
     diag(sprintf('%d rows were fetched for 30 claims with %d events that wait', $rows, $stuck));
     cmp_ok($rows, '<', 12 * $stuck, 'most claims begin further on');
+    $held->query_safe('COMMIT');
+    $held->quit;
 
     # what is committed late keeps its place, and so does what was passed over
     my $late = $node->background_psql('postgres');

@@ -98,6 +98,7 @@ subtest 'secrets: from a file, the environment, rotated, Ed25519; CloudEvents' =
     like(end($listener), qr/^✘ OrderPaid  Order\/8  evt \S+  legacy signature INVALID  answered 401$/m, 'rotated: the older form has the new secret only');
     $listener = listen_with('--brief', '--secret', 'whsec_bmV3');
     apply($node, 'apapacho_jobs.outbox_webhook_url' => $listener->{url}, 'apapacho_jobs.outbox_cloudevents_source' => 'https://apapacho.example');
+    $node->ask('SELECT apapacho_outbox_retry_failed()'); # on a slow machine all of its attempts have been made
     is(process($node)->{processed}, 1, 'again, as a CloudEvent');
     like(end($listener), qr/^✔ OrderPaid  Order Order\/8  evt \S+  both signatures valid  answered 200$/m, 'verified');
     apply($node, 'apapacho_jobs.outbox_cloudevents_source' => '', 'apapacho_jobs.outbox_webhook_secret_previous' => '', 'apapacho_jobs.outbox_webhook_secret' => $secret);
