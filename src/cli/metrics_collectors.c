@@ -2,12 +2,14 @@
  * The metrics of the database: for each collector one statement, whose columns are labels and metrics. Each fails by
  * itself: a role that may not see one thing sees the others.
  *
- * Labels have few values: jobs are cut off at MOST_JOBS, outcomes, statuses and kinds are fixed, endpoints are what an
- * administrator has set up. Events, creators and payouts are never labels.
+ * Labels have few values: jobs and endpoints are cut off, outcomes, statuses and kinds are fixed. Events, creators and
+ * payouts are never labels.
  */
 #include "metrics_collectors.h"
 
 #define MOST_JOBS "200"
+#define SOME_ENDPOINTS                                                                                                 \
+    "(SELECT e.name FROM apapacho_jobs.outbox_endpoint AS e ORDER BY e.name <> 'default', e.name LIMIT 100)"
 
 /* ---- Jobs ---- */
 
@@ -66,9 +68,8 @@ static const Family outbox_families[] = {
     {0},
 };
 
-/* The endpoint is a constant as long as the counters are those of one. */
-static const char deliveries_sql[] = "SELECT 'default' AS endpoint, o.outcome, o.attempts AS outbox_attempts_total"
-                                     " FROM apapacho_jobs.outbox_outcomes() AS o";
+static const char deliveries_sql[] = "SELECT o.endpoint, o.outcome, o.attempts AS outbox_attempts_total"
+                                     " FROM apapacho_jobs.outbox_outcome AS o WHERE o.endpoint IN " SOME_ENDPOINTS;
 
 static const Family deliveries_families[] = {
     {"outbox_attempts_total", METRIC_COUNTER, "endpoint outcome",
@@ -77,14 +78,15 @@ static const Family deliveries_families[] = {
 };
 
 static const char latency_sql[] =
-    "SELECT 'default' AS endpoint, coalesce((l.up_to_ms / 1000)::text, '+Inf') AS le,"
-    " sum(l.attempts) OVER (ORDER BY l.up_to_ms NULLS LAST) AS outbox_delivery_duration_seconds_bucket,"
+    "SELECT l.endpoint, coalesce((l.up_to_ms / 1000)::text, '+Inf') AS le,"
+    " sum(l.attempts) OVER (PARTITION BY l.endpoint ORDER BY l.up_to_ms NULLS LAST)"
+    "  AS outbox_delivery_duration_seconds_bucket,"
     " NULL::float8 AS outbox_delivery_duration_seconds_sum, NULL::numeric AS outbox_delivery_duration_seconds_count"
-    " FROM apapacho_jobs.outbox_latency() AS l"
-    " UNION ALL"
-    " SELECT 'default', NULL, NULL, coalesce(c.mean_ms * c.attempts / 1000, 0),"
-    " (SELECT sum(l.attempts) FROM apapacho_jobs.outbox_latency() AS l)"
-    " FROM apapacho_jobs.outbox_counters() AS c WHERE c.attempts IS NOT NULL";
+    " FROM apapacho_jobs.outbox_latency AS l WHERE l.endpoint IN " SOME_ENDPOINTS " UNION ALL"
+    " SELECT e.name, NULL, NULL, coalesce(c.mean_ms * c.attempts / 1000, 0), t.attempts"
+    " FROM apapacho_jobs.outbox_endpoint AS e CROSS JOIN LATERAL apapacho_jobs.outbox_counters(e.name) AS c"
+    " CROSS JOIN LATERAL (SELECT sum(l.attempts) AS attempts FROM apapacho_jobs.outbox_latency(e.name) AS l) AS t"
+    " WHERE c.attempts IS NOT NULL AND e.name IN " SOME_ENDPOINTS;
 
 static const Family latency_families[] = {
     {"outbox_delivery_duration_seconds", METRIC_HISTOGRAM, "endpoint le",
@@ -94,13 +96,16 @@ static const Family latency_families[] = {
 
 static const char endpoints_sql[] =
     "SELECT e.name AS endpoint, (e.paused_at IS NULL AND e.stopped_at IS NULL AND e.open_since IS NULL)::int"
-    " AS outbox_endpoint_up, (e.paused_at IS NOT NULL)::int AS outbox_endpoint_paused"
-    " FROM apapacho_jobs.outbox_endpoint AS e ORDER BY e.name";
+    " AS outbox_endpoint_up, (e.paused_at IS NOT NULL)::int AS outbox_endpoint_paused,"
+    " coalesce(c.in_flight, 0) AS outbox_endpoint_in_flight"
+    " FROM apapacho_jobs.outbox_endpoint AS e LEFT JOIN LATERAL apapacho_jobs.outbox_counters(e.name) AS c ON true"
+    " WHERE e.name IN " SOME_ENDPOINTS " ORDER BY e.name";
 
 static const Family endpoints_families[] = {
     {"outbox_endpoint_up", METRIC_GAUGE, "endpoint",
      "Whether events are sent to the endpoint: 0 while it is paused, has said 410 Gone, or fails again and again."},
     {"outbox_endpoint_paused", METRIC_GAUGE, "endpoint", "Whether somebody has paused the endpoint."},
+    {"outbox_endpoint_in_flight", METRIC_GAUGE, "endpoint", "Deliveries on their way to the endpoint."},
     {0},
 };
 

@@ -21,6 +21,7 @@ $node->safe_psql('postgres', slurp_file('test/demo/seed.sql'));
 my $serve = start_serve({ node => $node });
 
 # A history with a bit of everything: two deliveries fail, then the rest goes out.
+$node->ask(q{SELECT apapacho_outbox_set_endpoint('other', 'http://127.0.0.1:1/', event_types => '{Nothing}'); SELECT apapacho_outbox_pause('other')});
 emit($node, map { "Order/$_/OrderPaid" } 1 .. 2);
 process($node);
 emit($node, map { "Order/$_/OrderPaid" } 3 .. 9);
@@ -35,10 +36,10 @@ my $answer = curl($serve, 'GET /metrics', key => undef);
 my $metrics = samples($serve);
 my $prefix = 'apapacho_jobs_';
 
-# Samples of a metric by one label's value.
+# Samples of a metric by one label's value; those that have another label besides.
 sub by_label {
-    my ($name, $label) = @_;
-    return { map { /^\Q$prefix$name\E\{(?:.*,)?\Q$label\E="((?:[^"\\]|\\.)*)"/ ? ($1 => $metrics->{$_}) : () } keys %{$metrics} };
+    my ($name, $label, $with) = @_;
+    return { map { /^\Q$prefix$name\E\{(?:.*,)?\Q$label\E="((?:[^"\\]|\\.)*)"/ ? ($1 => $metrics->{$_}) : () } grep { !defined $with || index($_, $with) > 0 } keys %{$metrics} };
 }
 
 # Rows "key|value" of a query.
@@ -58,8 +59,8 @@ subtest 'the numbers are the tables\'' => sub {
     cmp_ok($metrics->{"${prefix}outbox_pending_events"}, '>', 0, 'some');
     my $age = $node->ask(q{SELECT extract(epoch FROM (now() AT TIME ZONE 'UTC') - min("createdAt")) FROM "OutboxEvent" WHERE "publishedAt" IS NULL});
     ok($metrics->{"${prefix}outbox_oldest_pending_age_seconds"} > 0 && $metrics->{"${prefix}outbox_oldest_pending_age_seconds"} <= $age, 'the oldest one\'s age');
-    my $outcomes = by_label('outbox_attempts_total', 'outcome');
-    is_deeply($outcomes, rows('SELECT outcome, attempts FROM apapacho_jobs.outbox_outcomes()'), 'attempts by outcome');
+    my $outcomes = by_label('outbox_attempts_total', 'outcome', 'endpoint="default"');
+    is_deeply($outcomes, rows(q{SELECT outcome, attempts FROM apapacho_jobs.outbox_outcomes('default')}), 'attempts by outcome');
     is("$outcomes->{http_status} $outcomes->{delivered}", '2 7', 'two have failed');
     is_deeply(by_label('history_runs', 'job')->{'quo\\"te\\\\ back'}, $node->ask(q{SELECT count(*) FROM apapacho_jobs.run WHERE job LIKE 'quo%'}), 'a name that needs escapes');
     my @history = map { "$prefix" . qq(history_runs{job="outbox",status="$_"}) } qw(succeeded);
@@ -71,14 +72,16 @@ subtest 'the numbers are the tables\'' => sub {
     is_deeply(by_label('job_next_run_timestamp_seconds', 'job'), rows(q{SELECT name, extract(epoch FROM next_run) FROM apapacho_job_status() WHERE next_run IS NOT NULL AND name NOT LIKE 'quo%'
         UNION ALL SELECT E'quo\\\\"te\\\\\\\\ back', extract(epoch FROM next_run) FROM apapacho_job_status() WHERE name LIKE 'quo%'}), 'the next times');
     is_deeply(by_label('processes', 'kind'), { launcher => 1, scheduler => 1, worker => 0, publisher => 0 }, 'processes') or diag(explain(by_label('processes', 'kind')));
-    is_deeply(by_label('outbox_endpoint_up', 'endpoint'), { default => 1 }, 'the endpoint');
+    is_deeply(by_label('outbox_endpoint_up', 'endpoint'), { default => 1, other => 0 }, 'endpoints');
+    is(by_label('outbox_endpoint_paused', 'endpoint')->{other}, 1, 'one that is paused');
+    is_deeply([grep { $_ != 0 } values %{ by_label('outbox_attempts_total', 'outcome', 'endpoint="other"') }], [], 'and has sent nothing');
     is($metrics->{"${prefix}enabled"}, 1, 'enabled');
 };
 
 subtest 'the histogram' => sub {
-    my $buckets = by_label('outbox_delivery_duration_seconds_bucket', 'le');
+    my $buckets = by_label('outbox_delivery_duration_seconds_bucket', 'le', 'endpoint="default"');
     my @bounds = sort { $a <=> $b } grep { $_ ne '+Inf' } keys %{$buckets};
-    my %in = %{ rows(q{SELECT coalesce((up_to_ms / 1000)::text, '+Inf'), attempts FROM apapacho_jobs.outbox_latency()}) };
+    my %in = %{ rows(q{SELECT coalesce((up_to_ms / 1000)::text, '+Inf'), attempts FROM apapacho_jobs.outbox_latency('default')}) };
     my $sum = 0;
 
     for my $bound (@bounds, '+Inf') {
@@ -87,7 +90,7 @@ subtest 'the histogram' => sub {
     }
     is($sum, 9, 'nine attempts');
     is($metrics->{"${prefix}outbox_delivery_duration_seconds_count{endpoint=\"default\"}"}, 9, 'their number');
-    my $mean = $node->ask('SELECT mean_ms FROM apapacho_jobs.outbox_counters()');
+    my $mean = $node->ask('SELECT mean_ms FROM apapacho_jobs.outbox_counters(\'default\')');
     cmp_ok(abs($metrics->{"${prefix}outbox_delivery_duration_seconds_sum{endpoint=\"default\"}"} - 9 * $mean / 1000), '<', 1e-6, 'their time');
 };
 
