@@ -110,7 +110,7 @@ subtest 'changed requests' => sub {
         request_of('GET /api/admin/outbox/events?status=failed&limit=3', @key), request_of('POST /api/admin/jobs/run/a%C3%B1o?wait=false', @key));
     my %status;
 
-    diag("SERVE_SEED=" . int($seed));
+    note("SERVE_SEED=" . int($seed));
     srand(int($seed));
     for my $round (1 .. 400) {
         my $bytes = $good[rand @good];

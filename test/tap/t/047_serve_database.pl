@@ -122,6 +122,23 @@ subtest 'a statement that takes too long' => sub {
     stop_serve($hasty);
 };
 
+# The limit of time is for clients, not for runs: while one is waited for, two connections that say nothing are ended, one after the other.
+subtest 'a run that takes longer than a client may' => sub {
+    my $brief = start_serve({ node => $node }, '--timeout', '1');
+    my $lock = $node->hold('Payout');
+    my $waiting = begin_curl($brief, split(/ /, $run));
+
+    $node->wait_for("SELECT count(*) = 1 $waits", 'a run is waited for');
+    for my $number (1, 2) {
+        my $silent = connect_to($brief);
+        $node->wait_until(sub { my $ready = ''; vec($ready, fileno($silent), 1) = 1; return select($ready, undef, undef, 0) }, "silence $number is ended");
+    }
+    $node->let_go($lock);
+    $waiting->{run}->finish;
+    like($waiting->{text}, qr/"Completado - .* 200\z/s, 'the answer comes');
+    stop_serve($brief);
+};
+
 subtest 'SIGTERM waits for what is at work' => sub {
     my $lock = $node->hold('Payout');
     my $waiting = begin_curl($serve, split(/ /, $run));
