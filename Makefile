@@ -96,10 +96,21 @@ OUTBOX_OBJS = \
 
 PAYOUT_OBJS = \
 	src/payout/calculation.o \
+	src/payout/discovery.o \
 	src/payout/divide.o \
 	src/payout/eligibility.o \
+	src/payout/guard.o \
+	src/payout/install.o \
+	src/payout/ledger.o \
+	src/payout/pay.o \
+	src/payout/range.o \
+	src/payout/reconcile.o \
 	src/payout/retry.o \
-	src/payout/state.o
+	src/payout/shares.o \
+	src/payout/sql.o \
+	src/payout/state.o \
+	src/payout/sweep.o \
+	src/payout/transitions.o
 
 # apapacho-jobs, the companion program: a client, no part of the module
 CLI_OBJS = \
@@ -160,6 +171,9 @@ SQL_PARTS = \
 	src/scheduler/jobs.sql \
 	src/scheduler/scheduler.sql \
 	src/outbox/outbox.sql \
+	src/payout/guard.sql \
+	src/payout/adjustment.sql \
+	src/payout/run.sql \
 	src/payout/payout.sql
 
 INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql

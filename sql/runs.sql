@@ -32,7 +32,7 @@ SELECT p.oid::regprocedure AS function, p.provolatile AS volatile, p.prosecdef A
     has_function_privilege('pg_monitor', p.oid, 'EXECUTE') AS monitor
 FROM pg_proc AS p
 WHERE p.proname LIKE 'apapacho\_%job%' OR p.proname LIKE 'apapacho\_scheduler%' OR p.oid::regproc::text IN ('apapacho_jobs.run_job', 'apapacho_jobs.job_activity', 'apapacho_jobs.next_slots', 'apapacho_jobs.upcoming_slots',
-    'apapacho_jobs.prune_history')
+    'apapacho_jobs.own_activity', 'apapacho_jobs.prune_history')
 ORDER BY p.oid::regprocedure::text COLLATE "C";
 
 -- Every object has a comment.

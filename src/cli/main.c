@@ -5,10 +5,12 @@
  * main reads the command line by the table below and calls the command.
  */
 #include <locale.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "commands.h"
 #include "message.h"
@@ -91,12 +93,19 @@ find_command(int argc, char **argv, int *index, ExitCode *code)
     return command;
 }
 
-/* What was printed must have arrived: a full disk or a closed pipe is a failure. */
+/* What was printed must have arrived: a full disk is a failure. Where nobody reads any more (`| head`), the end is the
+ * usual one. */
 static ExitCode
 finish_output(ExitCode code)
 {
+    struct pollfd reader = {.fd = STDOUT_FILENO};
+
     if (fflush(stdout) == 0 && !ferror(stdout))
         return code;
+    if (poll(&reader, 1, 0) == 1 && (reader.revents & POLLERR) != 0) {
+        signal(SIGPIPE, SIG_DFL);
+        raise(SIGPIPE);
+    }
     message_error("could not write the output");
     return code == EXIT_DONE ? EXIT_FAILED : code;
 }

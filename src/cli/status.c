@@ -10,7 +10,7 @@
 #include "table.h"
 
 const Option status_options[] = {
-    {"watch", 'n', OPTION_FLAG, NULL, "show it again and again until Ctrl-C", 0, 0},
+    {"watch", 0, OPTION_FLAG, NULL, "show it again and again until Ctrl-C", 0, 0},
     {"interval", 'i', OPTION_NUMBER, "SECONDS", "how often, with --watch (2)", 1, 86400},
     {0},
 };
@@ -96,7 +96,7 @@ command_status(const CommandLine *line)
 
     while (code == EXIT_DONE && !client_interrupted()) {
         code = option_flag(line, "json") ? print_json(&session) : print_table(&session, again);
-        if (!watch)
+        if (!watch || ferror(stdout))
             break;
         again = true;
         if (code == EXIT_NO_CONNECTION)

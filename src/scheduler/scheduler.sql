@@ -243,6 +243,24 @@ CREATE VIEW apapacho_jobs.upcoming WITH (security_invoker = true) AS
 COMMENT ON VIEW apapacho_jobs.upcoming IS 'the next five scheduled times of each job';
 GRANT SELECT ON apapacho_jobs.upcoming TO PUBLIC;
 
+CREATE FUNCTION apapacho_jobs.own_activity(job_id bigint, OUT executing boolean, OUT run_id bigint, OUT queued integer, OUT progress jsonb)
+    RETURNS SETOF record
+    LANGUAGE sql VOLATILE PARALLEL RESTRICTED SECURITY DEFINER ROWS 1
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT a.executing, a.run_id, a.queued, a.progress
+        FROM apapacho_jobs.job AS j CROSS JOIN LATERAL apapacho_jobs.job_activity(j.id) AS a
+        WHERE j.id = job_id
+            AND pg_has_role(CASE current_setting('role') WHEN 'none' THEN session_user::text ELSE current_setting('role') END, j.owner, 'USAGE')
+    $$;
+COMMENT ON FUNCTION apapacho_jobs.own_activity(bigint) IS 'what is on its way of a job of the caller''s; what the view activity stands on';
+CREATE VIEW apapacho_jobs.activity WITH (security_invoker = true) AS
+    SELECT j.id AS job_id, j.name AS job, j.owner, a.executing, a.run_id, a.queued, a.progress
+    FROM apapacho_jobs.job AS j CROSS JOIN LATERAL apapacho_jobs.own_activity(j.id) AS a;
+COMMENT ON VIEW apapacho_jobs.activity IS
+    'what is on its way of each job: whether it is at work (executing), which run, its progress, how many runs are queued';
+GRANT SELECT ON apapacho_jobs.activity TO PUBLIC;
+
 -- The document keeps the seed's order of keys, which json can and jsonb cannot.
 CREATE FUNCTION @extschema@.apapacho_scheduler_status_json() RETURNS json
     LANGUAGE sql VOLATILE PARALLEL RESTRICTED SECURITY DEFINER

@@ -1,8 +1,8 @@
 # harness.pl JOBS DIRECTORY -I LIBRARY... TEST.pl...: runs TAP tests of test/tap/t, JOBS at once, as prove would, and counts them.
 #
 # Run by test/check.sh. Writes "passed failed skipped" to DIRECTORY/counts. A file that dies, has a bad plan or exits with an error without
-# a failed test counts as one failure; one that takes more than ten minutes is ended in a way that lets it stop its servers. Prints the
-# end of the logs of each file that failed.
+# a failed test counts as one failure; one that takes more than TAP_MINUTES (ten) is ended in a way that lets it stop its servers. Prints
+# the end of the logs of each file that failed.
 use strict;
 use warnings;
 
@@ -24,7 +24,8 @@ sub tail {
     return join('', @lines);
 }
 
-my @program = (qw(timeout --foreground --kill-after=30 600), $^X, map { "-I$_" } @libraries);
+my $seconds = 60 * ($ENV{TAP_MINUTES} // 10);
+my @program = (qw(timeout --foreground --kill-after=30), $seconds, $^X, map { "-I$_" } @libraries);
 my $harness = TAP::Harness->new({ jobs => $jobs, exec => \@program, timer => 1, failures => 1, color => 0 });
 my $results = $harness->runtests(@tests);
 

@@ -164,6 +164,11 @@ subtest 'overlap: skipped, or one queued; and what the status tells of it' => su
             WHERE s.name IN ('skips', 'queues') ORDER BY s.name}),
         join("\n", map { qq/$_|ana|f|* * * * * *|{"done": 3, "total": 10, "message": "a \\"third\\""}|t|5|t|00:00:04/ }
             'queues|t|t|t|1', 'skips|t|t|t|0'), 'the status');
+    my $activity = q{SELECT a.job, a.owner, a.executing, a.run_id = r.id, a.queued, a.progress FROM apapacho_jobs.activity AS a
+        JOIN apapacho_jobs.run AS r ON r.job_id = a.job_id AND r.status = 'running' WHERE a.job IN ('skips', 'queues') ORDER BY a.job};
+    is($node->ask($activity, role => 'ana'), join("\n", map { qq/$_|{"done": 3, "total": 10, "message": "a \\"third\\""}/ }
+            'queues|ana|t|t|1', 'skips|ana|t|t|0'), 'what their owner sees');
+    is($node->ask(q{SELECT count(*) FROM apapacho_jobs.activity}, role => 'ben'), '0', 'and another role does not');
     my @names = map { $_->{name} } @{ JSON::PP::decode_json($node->ask('SELECT apapacho_scheduler_status()'))->{jobs} };
     is_deeply([@names[0 .. 3]], [qw(outboxPublisher payoutCalculation outboxCleanup payoutRetry)], 'the status document: the four first');
     is_deeply([grep { /^(skips|queues)$/ } @names[4 .. $#names]], [qw(skips queues)], 'then the others');

@@ -10,6 +10,11 @@ use PostgreSQL::Test::Utils;
 use Recorder;
 use Test::More;
 
+# The last test's size: ENDPOINTS_EVENTS=100000 ENDPOINTS_AGGREGATES=1000 ENDPOINTS_KILLS=20 is that of the promise.
+my $events = $ENV{ENDPOINTS_EVENTS} // 1500;
+my $aggregates = $ENV{ENDPOINTS_AGGREGATES} // 40;
+my $kills = $ENV{ENDPOINTS_KILLS} // 4;
+
 my $main = Recorder->start;
 my $billing = Recorder->start;
 my $node = Apapacho->create('main', tables => 'own', settings => {
@@ -322,14 +327,14 @@ subtest 'order at each of them, under failures and kills' => sub {
         'apapacho_jobs.outbox_workers' => 2);
     $node->ask('TRUNCATE "OutboxEvent"');
     $_->take for $main, $billing;
-    for my $batch (0 .. 4) {
-        $node->ask(sprintf(q{SELECT count(apapacho_outbox_emit('Agg', (n %% 40)::text, lpad(n::text, 5, '0'))) FROM generate_series(%d, %d) n},
-            $batch * 300 + 1, $batch * 300 + 300));
+    for my $batch (0 .. $kills) {
+        $node->ask(sprintf(q{SELECT count(apapacho_outbox_emit('Agg', (n %% %d)::text, lpad(n::text, 7, '0'))) FROM generate_series(%d, %d) n},
+            $aggregates, $events * $batch / ($kills + 1) + 1, $events * ($batch + 1) / ($kills + 1)));
         my ($pid) = $node->pids('worker');
-        $node->kill_hard($pid) if $batch < 4 && $pid;
+        $node->kill_hard($pid) if $batch < $kills && $pid;
     }
     $node->wait_for(q{SELECT count(*) FILTER (WHERE "publishedAt" IS NULL) = 0 FROM "OutboxEvent"}, 'all are published');
-    is($node->ask('SELECT count(*) FROM "OutboxEvent"'), '1500', 'all are there');
+    is($node->ask('SELECT count(*) FROM "OutboxEvent"'), $events, 'all are there');
     for my $name (qw(main billing)) {
         my $recorder = $name eq 'main' ? $main : $billing;
         my (%seen, %last, @wrong);
@@ -339,7 +344,7 @@ subtest 'order at each of them, under failures and kills' => sub {
             push @wrong, "$aggregate: $type after $last{$aggregate}" if !$seen{$type}++ && $type lt ($last{$aggregate} // '');
             $last{$aggregate} = $type if $type gt ($last{$aggregate} // '');
         }
-        is(scalar(keys %seen), 1500, "$name: nothing is lost");
+        is(scalar(keys %seen), $events, "$name: nothing is lost");
         is_deeply(\@wrong, [], "$name: nothing overtakes");
     }
 };

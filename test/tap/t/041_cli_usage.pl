@@ -34,6 +34,10 @@ subtest 'help' => sub {
     my $full = cli({ program => ['bash', '-c', 'apapacho-jobs --help >/dev/full'] });
     is($full->{code}, 1, 'a full disk is a failure');
     like($full->{err}, qr/error: could not write the output/, 'and is told');
+    for my $command ('--help', 'status --watch') {
+        my $closed = cli({ %{$server}, program => ['bash', '-c', 'exec 3> >(true); wait $!; apapacho-jobs "$@" >&3; echo $? >&2', 'bash'] }, split(/ /, $command));
+        is($closed->{err}, "141\n", "$command: where nobody reads any more it ends as others do");
+    }
 };
 
 subtest 'wrong usage' => sub {
