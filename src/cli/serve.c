@@ -196,6 +196,7 @@ serve_until_signal(Serve *serve, const CommandLine *line, int socket, int port, 
         atomic_store(&serve->stopping, true);
         MHD_quiesce_daemon(serve->daemon);
         shutdown(socket, SHUT_RDWR); /* whoever connects now is refused, and not left waiting */
+        peers_end_idle(&serve->peers);
         finish_requests(serve, signal_fd, option_number(line, "grace", 30) * 1000);
     }
     atomic_store(&serve->hurry, true);

@@ -79,7 +79,7 @@ answer_send(Serve *serve, Request *request)
     answer->body = (Text){0};
     add_headers(serve, answer, response);
     count(serve, request);
-    peers_wait(&serve->peers, request->peer);
+    peers_wait(&serve->peers, request->peer, true);
     result = MHD_queue_response(request->connection, answer->status, response);
     MHD_destroy_response(response);
     return result;

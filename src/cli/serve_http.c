@@ -58,7 +58,7 @@ request_begins(void *context, const char *target, struct MHD_Connection *connect
         request->path = allocate(path + 1);
         memcpy(request->path, target, path);
     }
-    peers_wait(&serve->peers, request->peer);
+    peers_wait(&serve->peers, request->peer, false);
     return request;
 }
 
@@ -144,7 +144,7 @@ request_completed(void *context, struct MHD_Connection *connection, void **reque
     if (request->begun) {
         if (serve->access_log)
             log_request(request, how == MHD_REQUEST_TERMINATED_COMPLETED_OK);
-        peers_wait(&serve->peers, request->peer);
+        peers_wait(&serve->peers, request->peer, false);
         if (atomic_fetch_sub(&serve->active, 1) == 1 && atomic_load(&serve->stopping))
             eventfd_write(serve->done_fd, 1);
     }

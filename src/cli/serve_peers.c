@@ -54,10 +54,8 @@ put_in(Peers *peers, Peer *peer)
 }
 
 static void
-end_oldest(Peers *peers)
+end(Peers *peers, Peer *peer)
 {
-    Peer *peer = peers->oldest;
-
     take_out(peers, peer);
     shutdown(peer->handle, SHUT_RDWR);
     peers->ended++;
@@ -78,17 +76,18 @@ peers_open(Peers *peers, int handle)
     pthread_mutex_lock(&peers->lock);
     peers->open++;
     if (peers->open > peers->limit - peers->limit / 4 && peers->oldest != NULL)
-        end_oldest(peers);
+        end(peers, peers->oldest);
     put_in(peers, peer);
     pthread_mutex_unlock(&peers->lock);
     return peer;
 }
 
 void
-peers_wait(Peers *peers, Peer *peer)
+peers_wait(Peers *peers, Peer *peer, bool answered)
 {
     pthread_mutex_lock(&peers->lock);
     take_out(peers, peer);
+    peer->answered = answered;
     put_in(peers, peer);
     pthread_mutex_unlock(&peers->lock);
 }
@@ -111,6 +110,18 @@ peers_close(Peers *peers, Peer *peer)
     free(peer);
 }
 
+void
+peers_end_idle(Peers *peers)
+{
+    pthread_mutex_lock(&peers->lock);
+    for (Peer *peer = peers->oldest, *next; peer != NULL; peer = next) {
+        next = peer->next;
+        if (!peer->answered)
+            end(peers, peer);
+    }
+    pthread_mutex_unlock(&peers->lock);
+}
+
 long
 peers_sweep(Peers *peers)
 {
@@ -119,7 +130,7 @@ peers_sweep(Peers *peers)
 
     pthread_mutex_lock(&peers->lock);
     while (peers->oldest != NULL && now - peers->oldest->since_ms >= peers->timeout_ms)
-        end_oldest(peers);
+        end(peers, peers->oldest);
     if (peers->oldest != NULL)
         left = peers->oldest->since_ms + peers->timeout_ms - now;
     pthread_mutex_unlock(&peers->lock);

@@ -16,6 +16,7 @@ typedef struct Peer {
     int handle;
     char address[48];
     bool waited_for; /* it is in the list: we wait for its next request, or for it to take an answer */
+    bool answered;   /* of these the latter */
     int64_t since_ms;
     struct Peer *previous;
     struct Peer *next;
@@ -35,12 +36,15 @@ void peers_init(Peers *peers, int limit, long timeout_ms);
 
 /* A new connection. Where few are left, those waited for the longest make room: whoever floods us ends his own. */
 Peer *peers_open(Peers *peers, int handle);
-/* Its time begins anew: a request begins, or an answer is being sent, or was. */
-void peers_wait(Peers *peers, Peer *peer);
+/* Its time begins anew: a request begins or was answered (false), or the answer is being sent (true). */
+void peers_wait(Peers *peers, Peer *peer, bool answered);
 /* It waits for us. */
 void peers_serve(Peers *peers, Peer *peer);
 /* It has been closed, or is about to be. Frees it. */
 void peers_close(Peers *peers, Peer *peer);
+
+/* Ends all that have no complete request with us. */
+void peers_end_idle(Peers *peers);
 
 /* Ends those whose time is over; returns in how many milliseconds the next one's will be. */
 long peers_sweep(Peers *peers);

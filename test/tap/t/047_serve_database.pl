@@ -11,7 +11,7 @@ use Serve;
 use Test::More;
 
 my $node = Apapacho->create('main', tables => 'own');
-my $serve = start_serve({ node => $node }, '--query-timeout', '6');
+my $serve = start_serve({ node => $node }, '--query-timeout', '6', '--timeout', '600', '--grace', '600');
 my $waits = q{FROM pg_stat_activity WHERE application_name = 'apapacho-jobs' AND state = 'active' AND query LIKE '%apapacho_run_job(%'};
 my $run = 'POST /api/admin/jobs/run/payout';
 
@@ -144,8 +144,11 @@ subtest 'SIGTERM waits for what is at work' => sub {
     my $waiting = begin_curl($serve, split(/ /, $run));
 
     $node->wait_for("SELECT count(*) = 1 $waits", 'a run is waited for');
+    my $half = connect_to($serve);
+    syswrite($half, "$run HTTP/1.1\r\nHost: localhost\r\nX-Admin-Key: $serve->{key}\r\nContent-Length: 10\r\n\r\n{");
     $serve->signal('TERM');
     $node->wait_until(sub { !connect_to($serve) }, 'nobody else is let in');
+    $node->wait_until(sub { my $ready = ''; vec($ready, fileno($half), 1) = 1; return select($ready, undef, undef, 0) }, 'half a request is not waited for');
     $node->let_go($lock);
     $waiting->{run}->finish;
     like($waiting->{text}, qr/"Completado - .* 200\z/s, 'the answer comes');
