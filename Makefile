@@ -132,6 +132,9 @@ CLI_OBJS = \
 	src/cli/listen_report.o \
 	src/cli/main.o \
 	src/cli/message.o \
+	src/cli/metrics.o \
+	src/cli/metrics_collectors.o \
+	src/cli/metrics_text.o \
 	src/cli/options.o \
 	src/cli/outbox.o \
 	src/cli/payout.o \
@@ -139,11 +142,27 @@ CLI_OBJS = \
 	src/cli/progress.o \
 	src/cli/run.o \
 	src/cli/runs.o \
+	src/cli/serve.o \
+	src/cli/serve_actions.o \
+	src/cli/serve_answer.o \
+	src/cli/serve_check.o \
+	src/cli/serve_database.o \
+	src/cli/serve_failure.o \
+	src/cli/serve_http.o \
+	src/cli/serve_key.o \
+	src/cli/serve_log.o \
+	src/cli/serve_openapi.o \
+	src/cli/serve_parameters.o \
+	src/cli/serve_peers.o \
+	src/cli/serve_pool.o \
+	src/cli/serve_route.o \
+	src/cli/serve_uri.o \
 	src/cli/session.o \
 	src/cli/show.o \
 	src/cli/status.o \
 	src/cli/table.o \
 	src/cli/text.o \
+	src/cli/utf8.o \
 	src/cli/zone.o
 
 OBJS = $(LIB_OBJS) $(SERVER_OBJS) $(SCHEDULER_OBJS) $(OUTBOX_OBJS) $(PAYOUT_OBJS)
@@ -166,7 +185,7 @@ SQL_PARTS = \
 INSTALL_SQL = $(EXTENSION)--$(EXTENSION_VERSION).sql
 DATA_built = $(INSTALL_SQL)
 SCRIPTS_built = apapacho-jobs
-EXTRA_CLEAN = $(INSTALL_SQL) $(CLI_OBJS) build
+EXTRA_CLEAN = $(INSTALL_SQL) $(CLI_OBJS) src/cli/serve_openapi.c build
 
 REGRESS = $(basename $(notdir $(wildcard sql/*.sql)))
 
@@ -208,6 +227,11 @@ $(CLI_OBJS): %.o: %.c
 
 apapacho-jobs: $(CLI_OBJS) $(LIB_OBJS)
 	$(CC) $(CLI_CFLAGS) -o $@ $^ $(LDFLAGS) $(LDFLAGS_EX) $(CLI_LIBS)
+
+# The OpenAPI document as a string of C.
+src/cli/serve_openapi.c: src/cli/openapi.json
+	{ printf '#include "serve_openapi.h"\n\nconst char openapi_document[] =\n'; sed 's/[\\"]/\\&/g; s/.*/    "&\\n"/' $<; printf '    ;\n'; } > $@.tmp
+	mv $@.tmp $@
 
 # The program with all that belongs to it, wherever PostgreSQL is: with `make install` it is among PostgreSQL's programs only.
 PROGRAM_PREFIX ?= /usr/local

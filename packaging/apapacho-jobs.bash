@@ -30,7 +30,7 @@ _apapacho_jobs() {
     fi
 
     case $previous in
-        --secret-file | --log | --port-file)
+        --secret-file | --log | --port-file | --admin-key-file)
             mapfile -t COMPREPLY < <(compgen -f -- "$current")
             return
             ;;

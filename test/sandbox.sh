@@ -91,7 +91,7 @@ make_work_directory() {
     mkdir -p "$work/source" "$work/tmp" "$work/home"
     # Modification times are kept, so that make can tell what has changed in a directory used before.
     tar -C "$top" -cf - --exclude=./.git --exclude=./build --exclude=./tmp_check --exclude=./results --exclude=./output_iso \
-        --exclude='./apapacho_jobs--*.sql' --exclude=./apapacho-jobs --exclude='*.o' --exclude='*.so' --exclude='*.bc' . \
+        --exclude='./apapacho_jobs--*.sql' --exclude=./apapacho-jobs --exclude=./src/cli/serve_openapi.c --exclude='*.o' --exclude='*.so' --exclude='*.bc' . \
         | tar -C "$work/source" -xf - --no-same-owner
     [[ -z $user ]] || chown -R "$user:" "$work"
 }

@@ -20,6 +20,7 @@ ExitCode command_payout_preview(const CommandLine *line);      /* payout.c */
 ExitCode command_payout_eligibility(const CommandLine *line);  /* payout.c */
 ExitCode command_payout_reconcile(const CommandLine *line);    /* payout.c */
 ExitCode command_listen(const CommandLine *line);              /* listen.c */
+ExitCode command_serve(const CommandLine *line);               /* serve.c */
 
 extern const Option run_options[];
 extern const Option status_options[];
@@ -29,5 +30,6 @@ extern const Option outbox_run_options[];
 extern const Option outbox_events_options[];
 extern const Option payout_reconcile_options[];
 extern const Option listen_options[];
+extern const Option serve_options[];
 
 #endif

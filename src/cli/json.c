@@ -6,6 +6,8 @@
 #include <stdbool.h>
 #include <string.h>
 
+#include "utf8.h"
+
 /* Types by their numbers, which never change (pg_type.dat). */
 enum {
     BOOL = 16,
@@ -21,37 +23,6 @@ enum {
     JSONB = 3802
 };
 
-/* The length of the well-formed UTF-8 sequence (RFC 3629) at byte; 0: there is none. */
-static size_t
-sequence_length(const char *text)
-{
-    const unsigned char *byte = (const unsigned char *)text;
-    unsigned char lowest = 0x80;
-    unsigned char highest = 0xbf;
-    size_t length;
-
-    if (byte[0] < 0x80)
-        return 1;
-    if (byte[0] < 0xc2 || byte[0] > 0xf4)
-        return 0;
-    length = byte[0] < 0xe0 ? 2 : byte[0] < 0xf0 ? 3 : 4;
-    if (byte[0] == 0xe0)
-        lowest = 0xa0;
-    else if (byte[0] == 0xed)
-        highest = 0x9f;
-    else if (byte[0] == 0xf0)
-        lowest = 0x90;
-    else if (byte[0] == 0xf4)
-        highest = 0x8f;
-    if (byte[1] < lowest || byte[1] > highest)
-        return 0;
-    for (size_t i = 2; i < length; i++) {
-        if ((byte[i] & 0xc0) != 0x80)
-            return 0;
-    }
-    return length;
-}
-
 void
 json_add_string(Text *text, const char *string)
 {
@@ -59,7 +30,7 @@ json_add_string(Text *text, const char *string)
 
     text_add(text, "\"");
     for (const char *byte = string; *byte != '\0'; byte += length > 0 ? length : 1) {
-        length = sequence_length(byte);
+        length = utf8_sequence_length(byte);
         if (length == 0) {
             text_add(text, "\\ufffd");
         } else if (*byte == '"' || *byte == '\\') {

@@ -56,6 +56,11 @@ const Command commands[] = {
      "has must be right, and one must be there, or it is answered 401; without a secret they are not checked.\n"
      "Ctrl-C ends it.",
      listen_options, COMMAND_JSON, 0, 0, command_listen},
+    {"serve", "", "serve the jobs over HTTP: status, runs, the outbox, metrics",
+     "Routes: GET / lists them, GET /openapi.json describes them. /api/admin takes the header X-Admin-Key.\n"
+     "It starts without the database too, and connects as soon as that is there. SIGTERM or Ctrl-C lets requests at\n"
+     "work end, a second one cancels them.",
+     serve_options, COMMAND_CONNECTS, 0, 0, command_serve},
     {0},
 };
 

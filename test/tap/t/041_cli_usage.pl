@@ -14,7 +14,7 @@ my $server = { node => $node };
 my ($host, $port, $user) = ($node->host, $node->port, scalar getpwuid($<));
 my $directory = PostgreSQL::Test::Utils::tempdir();
 my @commands = ('run', 'status', 'runs', 'cron next', 'outbox run', 'outbox stats', 'outbox cleanup', 'outbox retry-failed', 'outbox events',
-    'payout preview', 'payout eligibility', 'payout reconcile', 'listen');
+    'payout preview', 'payout eligibility', 'payout reconcile', 'listen', 'serve');
 
 subtest 'help' => sub {
     my $help = cli_ok({}, '--help');
