@@ -90,10 +90,18 @@ OUTBOX_OBJS = \
 
 PAYOUT_OBJS = \
 	src/payout/calculation.o \
+	src/payout/discovery.o \
 	src/payout/divide.o \
 	src/payout/eligibility.o \
+	src/payout/guard.o \
+	src/payout/install.o \
+	src/payout/ledger.o \
+	src/payout/pay.o \
 	src/payout/retry.o \
-	src/payout/state.o
+	src/payout/sql.o \
+	src/payout/state.o \
+	src/payout/sweep.o \
+	src/payout/transitions.o
 
 OBJS = $(LIB_OBJS) $(SERVER_OBJS) $(SCHEDULER_OBJS) $(OUTBOX_OBJS) $(PAYOUT_OBJS)
 

@@ -8,7 +8,7 @@ RESET client_min_messages;
 SELECT format('ALTER DATABASE %I SET apapacho_jobs.payout_batch_size = 3', current_database()) AS small_batches,
        format('ALTER DATABASE %I RESET apapacho_jobs.payout_batch_size', current_database()) AS reset
 \gset
-CREATE FUNCTION figures(jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT $1 - 'runId' $$;
+CREATE FUNCTION figures(jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT $1 - '{runId,payoutRun}'::text[] $$;
 CREATE FUNCTION utc_now() RETURNS timestamp(3) LANGUAGE sql AS $$ SELECT date_trunc('milliseconds', now() AT TIME ZONE 'UTC') $$;
 
 -- sell(creator, number, days ago, amount of each): transactions called creator-number, an hour apart, the first the oldest
@@ -69,6 +69,8 @@ SELECT creator_id, reason, transactions, amount, held_amount FROM apapacho_payou
 UPDATE "Transaction" SET "occurredAt" = "occurredAt" - interval '7 days' WHERE "creatorId" IN ('held', 'mixed');
 UPDATE "Transaction" SET status = 'CHARGEDBACK' WHERE "creatorId" = 'overflow';
 SELECT figures(apapacho_run_job('payout'));
+SELECT creator_id, next_at > utc_now() AND next_at <= utc_now() + interval '7 days' AS within_a_week FROM apapacho_payout_preview() WHERE reason = 'NOT_DUE';
+SELECT figures(apapacho_payout_run(forced => true));
 SELECT p."creatorId", p."payoutAmount", array_agg(i."transactionId" ORDER BY 1) FROM "Payout" p JOIN "PayoutItem" i ON i."payoutId" = p.id
     WHERE p."creatorId" IN ('held', 'mixed') GROUP BY p.id ORDER BY p.id;
 
@@ -150,7 +152,7 @@ SELECT apapacho_payout_preview();
 SELECT apapacho_payout_create('held');
 SELECT apapacho_payout_mark_sent('none', 'T1');
 RESET ROLE;
-GRANT EXECUTE ON FUNCTION apapacho_payout_preview(), apapacho_payout_create(text), apapacho_payout_mark_sent(text, text)
+GRANT EXECUTE ON FUNCTION apapacho_payout_preview(boolean), apapacho_payout_create(text, boolean), apapacho_payout_mark_sent(text, text)
     TO regress_payout_clerk;
 SET ROLE regress_payout_clerk;
 SELECT count(*) FROM apapacho_payout_preview();
@@ -158,11 +160,15 @@ SELECT apapacho_payout_create('held') ->> 'payoutId' AS held \gset
 SELECT apapacho_payout_mark_sent(:'held', 'T3') ->> 'status' AS status;
 SELECT current_user, count(*) FROM "Payout";
 RESET ROLE;
-REVOKE EXECUTE ON FUNCTION apapacho_payout_preview(), apapacho_payout_create(text), apapacho_payout_mark_sent(text, text)
+REVOKE EXECUTE ON FUNCTION apapacho_payout_preview(boolean), apapacho_payout_create(text, boolean), apapacho_payout_mark_sent(text, text)
     FROM regress_payout_clerk;
 DROP ROLE regress_payout_clerk;
 
 :reset;
 SET client_min_messages = warning;
+TRUNCATE "Payout" CASCADE;
+ALTER TABLE "Payout" DISABLE TRIGGER USER;
+ALTER TABLE "PayoutItem" DISABLE TRIGGER USER;
 TRUNCATE "OutboxEvent", "PayoutItem", "Payout", "Transaction", "Creator" CASCADE;
+SELECT * FROM apapacho_payout_install_guards();
 DROP FUNCTION figures(jsonb), utc_now(), sell(text, int4range, int, bigint, text, text), short(jsonb), no_mixed();

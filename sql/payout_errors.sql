@@ -12,7 +12,7 @@ INSERT INTO "Transaction" (id, "creatorId", "fanUserId", "productType", "grossAm
     SELECT 't' || n, 'c' || n, 'fan', 'TIP', 50000, (SELECT id FROM "FeeSchedule" LIMIT 1), 1000, 5000, 45000, '2025-01-01', 'test',
            'p' || n, 'e' || n
     FROM generate_series(1, 9) n;
-CREATE FUNCTION figures(jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT $1 - 'runId' $$;
+CREATE FUNCTION figures(jsonb) RETURNS jsonb LANGUAGE sql AS $$ SELECT $1 - '{runId,payoutRun}'::text[] $$;
 CREATE FUNCTION clear() RETURNS void LANGUAGE sql AS $$ DELETE FROM "PayoutItem"; DELETE FROM "Payout"; DELETE FROM "OutboxEvent" $$;
 
 -- a trigger that keeps a row from being written: the payout is undone with it
@@ -53,6 +53,12 @@ ALTER TABLE "PayoutItem" OWNER TO regress_payout_owner;
 GRANT SELECT, UPDATE ON "Transaction", "Creator" TO regress_payout_owner;
 GRANT SELECT ON "FeeSchedule" TO regress_payout_owner;
 GRANT INSERT ON "OutboxEvent" TO regress_payout_owner;
+GRANT SELECT, INSERT ON "LedgerAccount", "LedgerEntry" TO regress_payout_owner;
+SELECT apapacho_payout_create('c1');
+SELECT * FROM apapacho_payout_install_guards();
+ALTER TABLE "PayoutItem" NO FORCE ROW LEVEL SECURITY;
+SELECT * FROM apapacho_payout_install_guards();
+ALTER TABLE "PayoutItem" FORCE ROW LEVEL SECURITY;
 SELECT apapacho_payout_create('c1');
 SELECT apapacho_run_job('payout');
 SELECT count(*) FROM "Payout";
@@ -60,6 +66,7 @@ ALTER TABLE "Payout" OWNER TO :"owner";
 ALTER TABLE "PayoutItem" OWNER TO :"owner";
 ALTER TABLE "PayoutItem" DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
 DROP OWNED BY regress_payout_owner;
+SELECT * FROM apapacho_payout_install_guards();
 DROP ROLE regress_payout_owner;
 
 -- retries: one payout that cannot be taken up, one whose update is suppressed

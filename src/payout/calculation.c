@@ -34,76 +34,24 @@
 
 PG_FUNCTION_INFO_V1(apapacho_payout_create);
 
-#define PAY_PARAMETERS (RULE_PARAMETERS + 2)
-
 /* A run of the job. */
 typedef struct Calculation {
     JobRun *run;
     LOCKTAG lock;
     bool locked; /* whether we hold it; the end of a failed transaction takes it away */
     PayoutRules rules;
+    bool everybody;      /* whether it looks at all creators */
+    int64 to_look_at;    /* creators, about */
+    char *run_id;        /* of apapacho_jobs.payout_run */
+    Timestamp *sinces;   /* of the batch at hand, beside its ids */
+    char **ids;          /* of the batch at hand */
     MemoryContext batch; /* of the ids at hand; emptied between batches */
     char *last_id;       /* of the batch before, in run->context; NULL at first */
+    int64 looked_at;
     int64 created;
     int64 skipped;
     int64 errors;
 } Calculation;
-
-static const char next_creators_sql[] =
-    "SELECT c.\"id\" FROM {Creator} AS c WHERE $1 IS NULL OR c.\"id\" > $1 ORDER BY c.\"id\" LIMIT $2";
-
-/*
- * Pays a range of creators. $1 to $6: the rules ({creators}), $7 the end of the period, $8 now. The creators who will
- * be paid are decided on first, so that nobody else's transactions are locked; what is locked is then summed up again,
- * for some of it may have changed.
- */
-static const char pay_sql[] =
-    "WITH creator AS MATERIALIZED ({creators}),"
-    " payable AS MATERIALIZED ("
-    "  SELECT apapacho_jobs.uuid_v7() AS payout_id, apapacho_jobs.uuid_v7() AS event_id, y.creator_id, s.*"
-    "  FROM creator AS y CROSS JOIN LATERAL ("
-    "   SELECT pg_catalog.sum(l.gross)::bigint AS gross, pg_catalog.sum(l.fee)::bigint AS fee,"
-    "    pg_catalog.sum(l.amount)::bigint AS amount, pg_catalog.min(l.occurred_at) AS period_start,"
-    "    pg_catalog.array_agg(l.id) AS ids, pg_catalog.array_agg(l.amount) AS amounts"
-    "   FROM (SELECT t.\"id\" AS id, t.\"grossAmount\" AS gross, t.\"platformFeeAmount\" AS fee,"
-    "     t.\"creatorPayableAmount\" AS amount, t.\"occurredAt\" AS occurred_at"
-    "     FROM {Transaction} AS t WHERE t.\"creatorId\" = y.creator_id AND {eligible} AND {unpaid}"
-    "     ORDER BY t.\"occurredAt\" FOR SHARE OF t) AS l"
-    "   HAVING pg_catalog.sum(l.amount) >= $4 AND pg_catalog.sum(l.amount) > 0) AS s"
-    "  WHERE y.reason IS NULL OR y.reason = 'ERROR'),"
-    " payout AS ("
-    "  INSERT INTO {Payout} (\"id\", \"creatorId\", \"periodStart\", \"periodEnd\", \"currency\", \"grossTotal\","
-    "   \"platformFeeTotal\", \"adjustmentsTotal\", \"payoutAmount\", \"status\", \"createdAt\", \"updatedAt\")"
-    "  SELECT y.payout_id, y.creator_id, y.period_start, $7, 'CLP', y.gross, y.fee, 0, y.amount,"
-    "   'CALCULATED'::{PayoutStatus}, $8, $8 FROM payable AS y RETURNING 1),"
-    " item AS ("
-    "  INSERT INTO {PayoutItem} (\"id\", \"payoutId\", \"transactionId\", \"amount\", \"createdAt\")"
-    "  SELECT apapacho_jobs.uuid_v7(), y.payout_id, u.id, u.amount, $8"
-    "  FROM payable AS y CROSS JOIN LATERAL"
-    "   ROWS FROM (pg_catalog.unnest(y.ids), pg_catalog.unnest(y.amounts)) AS u (id, amount) RETURNING 1),"
-    " event AS ("
-    "  INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", "
-    "\"createdAt\")"
-    "  SELECT y.event_id, 'Payout', y.payout_id, 'PayoutCalculated', pg_catalog.jsonb_build_object("
-    "   'eventId', y.event_id, 'eventType', 'PayoutCalculated', 'occurredAt', " ISO_TIME(
-        "$8") ","
-              "   'payout', pg_catalog.jsonb_build_object('id', y.payout_id, 'creatorId', y.creator_id,"
-              "    'periodStart', " ISO_TIME("y.period_start") ", 'periodEnd', " ISO_TIME(
-                  "$7") ", 'currency', 'CLP',"
-                        "    'grossTotal', y.gross, 'platformFeeTotal', y.fee, 'adjustmentsTotal', 0, 'payoutAmount', "
-                        "y.amount),"
-                        "   'config', pg_catalog.jsonb_build_object('minPayoutClp', $4, 'holdDays', $5),"
-                        "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL), $8 FROM "
-                        "payable AS y RETURNING 1)"
-                        " SELECT (SELECT pg_catalog.count(*) FROM creator AS c WHERE c.unpaid > 0), (SELECT "
-                        "pg_catalog.count(*) FROM payable),"
-                        "  (SELECT pg_catalog.min(y.payout_id) FROM payable AS y),"
-                        "  (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT "
-                        "pg_catalog.count(*) FROM payout)"
-                        "  OR (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT "
-                        "pg_catalog.count(*) FROM event)"
-                        "  OR (SELECT COALESCE(pg_catalog.sum(pg_catalog.cardinality(y.ids)), 0) FROM payable AS y)"
-                        "   OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item)";
 
 static const char completed_sql[] =
     "INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", \"createdAt\")"
@@ -158,79 +106,64 @@ begin_step(const Calculation *calculation, const char *activity, RunAs *saved)
                         errhint("Run the job again.")));
 }
 
-/* Pays a range of creators in the transaction at hand. The result is in SPI_tuptable: creators with unpaid
- * transactions, payouts, an id. */
-static void
-pay_creators(const PayoutRules *rules, const char *first, const char *last)
-{
-    Oid types[PAY_PARAMETERS];
-    Datum values[PAY_PARAMETERS];
-    char nulls[PAY_PARAMETERS];
-    bool is_null;
-
-    payout_rule_parameters(rules, first, last, types, values, nulls);
-    for (int i = RULE_PARAMETERS; i < PAY_PARAMETERS; i++) {
-        types[i] = TIMESTAMPOID;
-        nulls[i] = ' ';
-    }
-    values[RULE_PARAMETERS] = TimestampGetDatum(rules->now);
-    values[RULE_PARAMETERS + 1] = TimestampGetDatum(payout_now());
-    (void)spi_run(payout_sql(pay_sql), PAY_PARAMETERS, types, values, nulls, false, 0);
-    if (DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 4, &is_null)))
-        ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
-                        errmsg("a payout, its items or its event could not be written"),
-                        errdetail("A trigger or rule of the tables kept a row from being written.")));
-}
-
 /* Pays creators in a transaction of their own; counts them once it is committed. A PayoutStep. */
 static void
 pay_in_transaction(void *state, char **ids, int count)
 {
     Calculation *calculation = state;
-    int64 considered;
-    int64 created;
+    PayFigures figures;
     RunAs saved;
 
     if (!calculation->locked)
         lock_for_session(calculation);
     calculation->locked = false; /* if it fails: an abort releases the session's locks too */
     begin_step(calculation, "calculating payouts", &saved);
-    if (count > 0)
-        pay_creators(&calculation->rules, ids[0], ids[count - 1]);
-    else
-        pay_creators(&calculation->rules, "1", "0"); /* a range that no id is in */
-    considered = spi_int64(0, 1);
-    created = spi_int64(0, 2);
+    payout_pay(&calculation->rules, calculation->run_id, ids,
+               count > 0 ? calculation->sinces + (ids - calculation->ids) : NULL, count, &figures);
+    if (!calculation->everybody)
+        payout_looked_at(ids, count);
     run_as_end(&saved);
     xact_commit();
     calculation->locked = true;
-    calculation->created += created;
-    calculation->skipped += considered - created;
+    calculation->created += figures.created;
 }
 
-/* The ids of the next creators, in the batch's memory; their number in *count. */
-static char **
-next_creators(Calculation *calculation, int *count)
+/* A creator who cannot be paid: the reason is kept, and the next run tries again. */
+static void
+keep_error(void *state, char *id, const ErrorData *error)
 {
-    Oid types[] = {TEXTOID, INT4OID};
-    Datum values[2] = {(Datum)0, Int32GetDatum(setting_payout_batch_size)};
-    char nulls[2] = {'n', ' '};
-    char **ids;
+    Calculation *calculation = state;
     RunAs saved;
 
-    begin_step(calculation, "finding creators to pay", &saved);
-    if (calculation->last_id != NULL) {
-        values[0] = CStringGetTextDatum(calculation->last_id);
-        nulls[0] = ' ';
-    }
-    *count = (int)spi_run(payout_sql(next_creators_sql), 2, types, values, nulls, true, 0);
-    MemoryContextSwitchTo(calculation->batch);
-    ids = palloc(sizeof(char *) * Max(*count, 1));
-    for (int i = 0; i < *count; i++)
-        ids[i] = spi_text(i, 1);
+    if (!calculation->locked)
+        lock_for_session(calculation);
+    calculation->locked = false;
+    begin_step(calculation, "keeping why a payout could not be calculated", &saved);
+    payout_keep_error(&calculation->rules, calculation->run_id, id, error);
+    if (!calculation->everybody)
+        payout_looked_at(&id, 1);
     run_as_end(&saved);
     xact_commit();
-    return ids;
+    calculation->locked = true;
+}
+
+/* The next creators, in the batch's memory; their number. */
+static int
+next_creators(Calculation *calculation)
+{
+    RunAs saved;
+    int count;
+
+    if (calculation->everybody)
+        begin_step(calculation, "finding creators to pay", &saved);
+    else
+        xact_begin("finding creators to pay");
+    count = payout_next_creators(calculation->everybody, calculation->last_id, setting_payout_batch_size,
+                                 calculation->batch, &calculation->ids, &calculation->sinces);
+    if (calculation->everybody)
+        run_as_end(&saved);
+    xact_commit();
+    return count;
 }
 
 static void
@@ -241,23 +174,78 @@ pay_everybody(Calculation *calculation)
         .state = calculation,
         .memory = calculation->batch,
         .failure = "could not calculate the payout of creator",
+        .failed = keep_error,
     };
 
     while (!job_should_stop(calculation->run)) {
-        int count;
-        char **ids = next_creators(calculation, &count);
+        int count = next_creators(calculation);
 
         if (count == 0)
             break;
         MemoryContextSwitchTo(calculation->batch);
-        calculation->errors += payout_divide(&work, ids, count);
+        calculation->errors += payout_divide(&work, calculation->ids, count);
         if (calculation->last_id != NULL)
             pfree(calculation->last_id);
-        calculation->last_id = MemoryContextStrdup(calculation->run->context, ids[count - 1]);
+        calculation->last_id = MemoryContextStrdup(calculation->run->context, calculation->ids[count - 1]);
+        calculation->looked_at += count;
         MemoryContextSwitchTo(calculation->run->context);
         MemoryContextReset(calculation->batch);
-        job_progress(calculation->created + calculation->skipped + calculation->errors, -1, "creators");
+        job_progress(calculation->looked_at, Max(calculation->to_look_at, calculation->looked_at), "creators");
     }
+}
+
+/* Begins the run: the rules, frozen, and whom to look at. */
+static void
+begin_run(Calculation *calculation)
+{
+    bool forced = job_argument_int(calculation->run, "forced", 0) != 0;
+    MemoryContext before = MemoryContextSwitchTo(calculation->run->context);
+    MemoryContext transaction;
+    RunAs saved;
+
+    xact_begin("checking the guards of payouts");
+    payout_require_guards(true);
+    xact_commit();
+
+    begin_step(calculation, "reading the fee schedule", &saved);
+    transaction = MemoryContextSwitchTo(calculation->run->context);
+    payout_read_rules(&calculation->rules, forced);
+    MemoryContextSwitchTo(transaction);
+    run_as_end(&saved);
+    xact_commit();
+
+    calculation->to_look_at = payout_discover(&calculation->rules, &calculation->everybody);
+    begin_step(calculation, "beginning the payout calculation", &saved);
+    calculation->run_id = MemoryContextStrdup(
+        calculation->run->context, payout_begin_run(&calculation->rules, calculation->run->id, calculation->everybody));
+    run_as_end(&saved);
+    xact_commit();
+    MemoryContextSwitchTo(before);
+}
+
+/* Ends it: figures, and what the next run can go by. */
+static void
+end_run(Calculation *calculation)
+{
+    static const char skipped_sql[] =
+        "SELECT pg_catalog.count(*) FROM apapacho_jobs.payout_reason AS n WHERE n.until_run IS NULL"
+        " AND n.reason <> 'ERROR' AND NOT (n.paid AND n.from_run = $1)";
+    static const char end_sql[] =
+        "UPDATE apapacho_jobs.payout_run SET finished_at = pg_catalog.clock_timestamp(), created = $2, skipped = $3,"
+        " errors = $4 WHERE id = $1";
+    Oid types[] = {TEXTOID, INT8OID, INT8OID, INT8OID};
+    Datum values[4];
+
+    xact_begin("ending the payout calculation");
+    payout_discovered(&calculation->rules, calculation->everybody, calculation->run_id);
+    values[0] = CStringGetTextDatum(calculation->run_id);
+    (void)spi_run(skipped_sql, 1, types, values, NULL, false, 0);
+    calculation->skipped = spi_int64(0, 1);
+    values[1] = Int64GetDatum(calculation->created);
+    values[2] = Int64GetDatum(calculation->skipped);
+    values[3] = Int64GetDatum(calculation->errors);
+    (void)spi_run(end_sql, 4, types, values, NULL, false, 0);
+    xact_commit();
 }
 
 /* Emits the event about the run, and logs it. */
@@ -289,7 +277,6 @@ char *
 payout_calculate_run(JobRun *run)
 {
     Calculation *calculation = MemoryContextAllocZero(run->context, sizeof(Calculation));
-    RunAs saved;
 
     calculation->run = run;
     calculation->batch = AllocSetContextCreate(run->context, "apapacho_jobs payout batch", ALLOCSET_DEFAULT_SIZES);
@@ -297,11 +284,9 @@ payout_calculate_run(JobRun *run)
     lock_for_session(calculation);
     PG_TRY();
     {
-        begin_step(calculation, "reading the fee schedule", &saved);
-        payout_read_rules(&calculation->rules);
-        run_as_end(&saved);
-        xact_commit();
+        begin_run(calculation);
         pay_everybody(calculation);
+        end_run(calculation);
         if (!job_was_stopped())
             report_completion(calculation);
     }
@@ -313,8 +298,9 @@ payout_calculate_run(JobRun *run)
     PG_END_TRY();
 
     MemoryContextSwitchTo(run->context);
-    return psprintf("{\"created\": " INT64_FORMAT ", \"skipped\": " INT64_FORMAT ", \"errors\": " INT64_FORMAT "}",
-                    calculation->created, calculation->skipped, calculation->errors);
+    return psprintf("{\"created\": " INT64_FORMAT ", \"skipped\": " INT64_FORMAT ", \"errors\": " INT64_FORMAT
+                    ", \"payoutRun\": \"%s\"}",
+                    calculation->created, calculation->skipped, calculation->errors, calculation->run_id);
 }
 
 /* Takes the lock of calculations for the caller's transaction, or fails at once. */
@@ -337,40 +323,36 @@ lock_for_transaction(void)
                  errhint("Try again when it has ended.")));
 }
 
-/* apapacho_payout_create(creator_id): {"success", "payoutId", "reason", "reasonCode"}. */
+/* apapacho_payout_create(creator_id, forced): {"success", "payoutId", "reason", "reasonCode"}. */
 Datum
 apapacho_payout_create(PG_FUNCTION_ARGS)
 {
     MemoryContext caller = CurrentMemoryContext;
     char *creator_id = payout_text_argument(fcinfo, 0, "creator_id");
+    bool forced = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
     Eligibility found = {.reason_code = NULL};
-    char *payout_id = NULL;
+    PayFigures figures;
     StringInfoData json;
     PayoutRules rules;
     RunAs saved;
 
     payout_connect_spi();
+    payout_require_guards(true);
     payout_run_as(&saved);
     lock_for_transaction();
-    payout_read_rules(&rules);
-    payout_eligibility(&rules, creator_id, &found);
-    if (found.reason_code == NULL || strcmp(found.reason_code, "ERROR") == 0) {
-        pay_creators(&rules, creator_id, creator_id);
-        payout_id = spi_text(0, 3);
-        if (payout_id == NULL)
-            ereport(ERROR,
-                    (errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
-                     errmsg("transactions of creator \"%s\" changed while the payout was being created", creator_id),
-                     errhint("Try again.")));
-    }
+    payout_read_rules(&rules, forced);
+    payout_eligibility(&rules, creator_id, false, &found); /* which is an error when there is no such creator */
+    payout_pay(&rules, payout_begin_run(&rules, 0, false), &creator_id, NULL, 1, &figures);
+    if (figures.payout_id == NULL)
+        payout_eligibility(&rules, creator_id, true, &found);
     run_as_end(&saved);
 
     MemoryContextSwitchTo(caller);
     initStringInfo(&json);
-    appendStringInfo(&json, "{\"success\": %s", payout_id != NULL ? "true" : "false");
-    payout_json_text(&json, "payoutId", payout_id);
-    payout_json_text(&json, "reason", found.reason);
-    payout_json_text(&json, "reasonCode", found.reason_code);
+    appendStringInfo(&json, "{\"success\": %s", figures.payout_id != NULL ? "true" : "false");
+    payout_json_text(&json, "payoutId", figures.payout_id);
+    payout_json_text(&json, "reason", figures.payout_id != NULL ? NULL : found.reason);
+    payout_json_text(&json, "reasonCode", figures.payout_id != NULL ? NULL : found.reason_code);
     appendStringInfoChar(&json, '}');
     SPI_finish();
     PG_RETURN_DATUM(DirectFunctionCall1(jsonb_in, CStringGetDatum(json.data)));

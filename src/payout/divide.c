@@ -104,6 +104,8 @@ payout_divide(const PayoutWork *work, char **ids, int count)
         ereport(WARNING, (errcode(error->sqlerrcode), errmsg("%s \"%s\": %s", work->failure, ids[0], error->message),
                           errdetail_log("SQLSTATE %s", unpack_sql_state(error->sqlerrcode)), errhidestmt(true),
                           errhidecontext(true)));
+        if (work->failed != NULL)
+            work->failed(work->state, ids[0], error);
         FreeErrorData(error);
         return 1;
     }

@@ -63,3 +63,41 @@ SELECT pg_catalog.pg_extension_config_dump('apapacho_jobs.payout_transition', ''
 SELECT pg_catalog.pg_extension_config_dump('apapacho_jobs.payout_transition_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('apapacho_jobs.payout_report', '');
 SELECT pg_catalog.pg_extension_config_dump('apapacho_jobs.payout_state', '');
+
+CREATE FUNCTION apapacho_jobs.guard_items() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_guard_items';
+COMMENT ON FUNCTION apapacho_jobs.guard_items() IS 'keeps a transaction from being in two live payouts';
+CREATE FUNCTION apapacho_jobs.guard_payouts() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_guard_payouts';
+COMMENT ON FUNCTION apapacho_jobs.guard_payouts() IS 'what goes with new and deleted payouts; keeps those that are SENT';
+CREATE FUNCTION apapacho_jobs.guard_payout_change() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_guard_payout_change';
+COMMENT ON FUNCTION apapacho_jobs.guard_payout_change() IS 'the state machine of payouts, and what goes with a change';
+CREATE FUNCTION apapacho_jobs.guard_truncate() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_guard_truncate';
+COMMENT ON FUNCTION apapacho_jobs.guard_truncate() IS 'keeps payouts that are SENT from being truncated';
+CREATE FUNCTION apapacho_jobs.guard_discovery() RETURNS trigger
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_guard_discovery';
+COMMENT ON FUNCTION apapacho_jobs.guard_discovery() IS 'remembers whom the next run has to look at';
+REVOKE EXECUTE ON FUNCTION apapacho_jobs.guard_items(), apapacho_jobs.guard_payouts(), apapacho_jobs.guard_payout_change(),
+    apapacho_jobs.guard_truncate(), apapacho_jobs.guard_discovery() FROM PUBLIC;
+
+CREATE FUNCTION @extschema@.apapacho_payout_install_guards()
+    RETURNS TABLE (problem text, transaction_id text, payout_id text)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_payout_install_guards';
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_payout_install_guards() FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_payout_install_guards() IS
+    'creates or repairs the triggers that guard payouts, rebuilds what they go by from the tables, and returns what contradicts itself there';
+
+-- For apapacho_create_tables(), whose caller owns the tables; does nothing for others.
+CREATE FUNCTION apapacho_jobs.install_missing_guards() RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_install_missing_guards';
+COMMENT ON FUNCTION apapacho_jobs.install_missing_guards() IS
+    'installs the guards of payouts where they are missing, if the caller owns the tables; whether it did';

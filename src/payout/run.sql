@@ -46,12 +46,13 @@ CREATE TABLE apapacho_jobs.payout_reason (
     held_amount numeric NOT NULL,
     adjustments numeric NOT NULL,
     next_at timestamp,
+    look_at timestamp,
     since timestamp NOT NULL,
     sqlstate text,
     message text
 );
 CREATE UNIQUE INDEX payout_reason_creator_idx ON apapacho_jobs.payout_reason (creator_id) WHERE until_run IS NULL;
-CREATE INDEX payout_reason_next_idx ON apapacho_jobs.payout_reason (next_at) WHERE until_run IS NULL;
+CREATE INDEX payout_reason_look_idx ON apapacho_jobs.payout_reason (look_at) WHERE until_run IS NULL;
 CREATE INDEX payout_reason_until_idx ON apapacho_jobs.payout_reason (until_run) WHERE until_run IS NOT NULL;
 COMMENT ON TABLE apapacho_jobs.payout_reason IS 'why creators with something unpaid are not paid it; see the view payout_not_paid';
 COMMENT ON COLUMN apapacho_jobs.payout_reason.from_run IS 'the run that found it';
@@ -60,6 +61,7 @@ COMMENT ON COLUMN apapacho_jobs.payout_reason.paid IS 'the run from_run did pay 
 COMMENT ON COLUMN apapacho_jobs.payout_reason.reason IS
     'HOLD, BELOW_MINIMUM, SUSPENDED, NOT_VERIFIED, NEGATIVE_BALANCE, NOT_DUE, CURRENCY or ERROR';
 COMMENT ON COLUMN apapacho_jobs.payout_reason.next_at IS 'UTC: when that may be another; null: when something happens';
+COMMENT ON COLUMN apapacho_jobs.payout_reason.look_at IS 'UTC: when a run looks at the creator again by itself';
 COMMENT ON COLUMN apapacho_jobs.payout_reason.since IS 'no unpaid transaction of the creator occurred before then';
 
 CREATE VIEW apapacho_jobs.payout_not_paid AS
@@ -85,6 +87,5 @@ CREATE FUNCTION apapacho_jobs.payout_period(frequency text, at timestamp, time_z
                        CASE frequency WHEN 'MONTHLY' THEN interval '1 month' WHEN 'BIWEEKLY' THEN interval '14 days'
                            ELSE interval '7 days' END AS length) AS b
     $$;
-REVOKE EXECUTE ON FUNCTION apapacho_jobs.payout_period(text, timestamp, text) FROM PUBLIC;
 COMMENT ON FUNCTION apapacho_jobs.payout_period(text, timestamp, text) IS
     'the period (from, up to but not including; UTC) that a time (UTC) is in: weeks from Monday, pairs of weeks counted from Monday 2024-01-01, or months, from midnight to midnight in the time zone';

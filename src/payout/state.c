@@ -21,11 +21,15 @@ PG_FUNCTION_INFO_V1(apapacho_payout_mark_sent);
 PG_FUNCTION_INFO_V1(apapacho_payout_mark_failed);
 PG_FUNCTION_INFO_V1(apapacho_payout_mark_cancelled);
 
-#define MAX_FAILURES 3 /* the last of them is final, spec section 5 */
 #define RETRY_INTERVAL (24 * USECS_PER_HOUR)
 
-static const char lock_sql[] = "SELECT p.\"status\"::text, p.\"retryCount\", p.\"providerTransferId\" FROM {Payout} AS "
-                               "p WHERE p.\"id\" = $1 FOR UPDATE";
+static const char lock_sql[] = "SELECT p.\"status\"::text, p.\"retryCount\", p.\"providerTransferId\","
+                               " p.\"failureReason\" FROM {Payout} AS p WHERE p.\"id\" = $1 FOR UPDATE";
+
+/* What has been reported of a transfer; true: for the first time. */
+static const char report_sql[] =
+    "INSERT INTO apapacho_jobs.payout_report (payout_id, reference, outcome) VALUES ($1, $2, $3)"
+    " ON CONFLICT DO NOTHING";
 
 static const char sent_sql[] =
     "UPDATE {Payout} AS p SET \"status\" = 'SENT'::{PayoutStatus}, \"sentAt\" = $2, \"providerTransferId\" = $3,"
@@ -76,6 +80,7 @@ typedef struct Change {
     char *status;
     int32 retry_count;
     char *transfer_id;
+    char *failure_reason;
 } Change;
 
 /* Reads the arguments, becomes the owner of the tables and locks the payout. */
@@ -89,6 +94,7 @@ begin_change(FunctionCallInfo fcinfo, const char *detail_name, Change *change)
     change->payout_id = payout_text_argument(fcinfo, 0, "payout_id");
     change->detail = payout_text_argument(fcinfo, 1, detail_name);
     payout_connect_spi();
+    payout_require_guards(true);
     payout_run_as(&change->saved);
     value = CStringGetTextDatum(change->payout_id);
     if (spi_run(payout_sql(lock_sql), 1, &type, &value, NULL, false, 1) == 0)
@@ -97,6 +103,7 @@ begin_change(FunctionCallInfo fcinfo, const char *detail_name, Change *change)
     change->status = spi_text(0, 1);
     change->retry_count = (int32)spi_int64(0, 2);
     change->transfer_id = spi_text(0, 3);
+    change->failure_reason = spi_text(0, 4);
     /* The clock, once the row is locked: a long statement must not date its change, and the event, before an earlier
      * one. */
     change->now = GetCurrentTimestamp();
@@ -112,6 +119,17 @@ require_open(const Change *change, const char *mark)
                 (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                  errmsg("payout \"%s\" is %s and cannot be marked as %s", change->payout_id, change->status, mark),
                  errdetail("Only payouts that are CALCULATED or PENDING can be.")));
+}
+
+/* Whether that is reported of that transfer for the first time. */
+static bool
+report(const Change *change, const char *reference, const char *outcome)
+{
+    Oid types[] = {TEXTOID, TEXTOID, TEXTOID};
+    Datum values[] = {CStringGetTextDatum(change->payout_id), CStringGetTextDatum(reference),
+                      CStringGetTextDatum(outcome)};
+
+    return spi_run(report_sql, 3, types, values, NULL, false, 0) > 0;
 }
 
 /* Does the update and emits its event. The statement's first three parameters are the payout's id, now, and the detail.
@@ -176,22 +194,29 @@ apapacho_payout_mark_sent(PG_FUNCTION_ARGS)
         strcmp(change.transfer_id, change.detail) == 0)
         PG_RETURN_DATUM(end_change(&change));
     require_open(&change, "sent");
+    (void)report(&change, change.detail, "SENT");
     apply_change(&change, sent_sql, 3, types, values, NULL, "PayoutSent", sent_payload);
     PG_RETURN_DATUM(end_change(&change));
 }
 
-/* apapacho_payout_mark_failed(payout_id, reason) */
+/*
+ * apapacho_payout_mark_failed(payout_id, reason, reference, terminal); a second report of the same reference changes
+ * nothing, however late it comes.
+ */
 Datum
 apapacho_payout_mark_failed(PG_FUNCTION_ARGS)
 {
     Oid types[6] = {0, 0, 0, TEXTOID, INT4OID, TIMESTAMPOID};
     Datum values[6];
+    char *reference = PG_ARGISNULL(2) ? NULL : payout_text_argument(fcinfo, 2, "reference");
     bool final;
     Change change;
 
     begin_change(fcinfo, "reason", &change);
+    if (reference != NULL && !report(&change, reference, "FAILED"))
+        PG_RETURN_DATUM(end_change(&change));
     require_open(&change, "failed");
-    final = change.retry_count + 1 >= MAX_FAILURES;
+    final = change.retry_count + 1 >= MAX_FAILURES || (!PG_ARGISNULL(3) && PG_GETARG_BOOL(3));
     values[3] = CStringGetTextDatum(final ? "FAILED" : "PENDING");
     values[4] = Int32GetDatum(change.retry_count + 1);
     values[5] = TimestampGetDatum(change.now + RETRY_INTERVAL);
@@ -199,7 +224,7 @@ apapacho_payout_mark_failed(PG_FUNCTION_ARGS)
     PG_RETURN_DATUM(end_change(&change));
 }
 
-/* apapacho_payout_mark_cancelled(payout_id, reason): its transactions are free for the next payout. */
+/* apapacho_payout_mark_cancelled(payout_id, reason): what it holds is free for the next payout; once. */
 Datum
 apapacho_payout_mark_cancelled(PG_FUNCTION_ARGS)
 {
@@ -208,6 +233,9 @@ apapacho_payout_mark_cancelled(PG_FUNCTION_ARGS)
     Change change;
 
     begin_change(fcinfo, "reason", &change);
+    if (strcmp(change.status, "CANCELLED") == 0 && change.failure_reason != NULL &&
+        strcmp(change.failure_reason, change.detail) == 0)
+        PG_RETURN_DATUM(end_change(&change));
     require_open(&change, "cancelled");
     apply_change(&change, cancelled_sql, 3, types, values, NULL, "PayoutCancelled", cancelled_payload);
     PG_RETURN_DATUM(end_change(&change));

@@ -267,6 +267,7 @@ BEGIN
         RETURN NEXT;
     END LOOP;
     PERFORM apapacho_jobs.check_user_tables();
+    PERFORM apapacho_jobs.install_missing_guards();
 END
 $$;
 COMMENT ON FUNCTION @extschema@.apapacho_create_tables() IS

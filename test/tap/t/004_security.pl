@@ -32,7 +32,8 @@ sub functions {
 subtest 'an ordinary role can execute next to nothing' => sub {
     is(functions(q{has_function_privilege('ordinary', p.oid, 'EXECUTE')}),
         'apapacho_cron_describe(text,text), apapacho_cron_next(text,timestamp with time zone,integer,text), ' .
-        'apapacho_jobs.check_user_tables(), apapacho_jobs.in_worker(), apapacho_jobs.table_definitions(), ' .
+        'apapacho_jobs.check_user_tables(), apapacho_jobs.in_worker(), apapacho_jobs.install_missing_guards(), ' .
+        'apapacho_jobs.payout_period(text,timestamp without time zone,text), apapacho_jobs.table_definitions(), ' .
         'apapacho_jobs.upcoming_slots(bigint), apapacho_jobs.uuid_v7(), apapacho_report_progress(bigint,bigint,text)',
         'what is left to everybody: to look whether the tables are there, whether this is a worker, when something is due, and to make an id');
     my $calls = $node->ask(q{SELECT string_agg('SELECT * FROM ' || p.oid::regproc || '(' ||
@@ -95,7 +96,7 @@ subtest 'nor see URL and secret, nor set anything' => sub {
 subtest 'a role that was granted the functions works without being a superuser' => sub {
     $node->ask(q{GRANT EXECUTE ON FUNCTION apapacho_run_job(text, boolean), apapacho_job_status(), apapacho_outbox_stats(),
         apapacho_outbox_process(integer), apapacho_outbox_events(text, integer, integer), apapacho_outbox_retry_failed(),
-        apapacho_payout_preview(), apapacho_outbox_emit(text, text, text, jsonb) TO operator});
+        apapacho_payout_preview(boolean), apapacho_outbox_emit(text, text, text, jsonb) TO operator});
     for my $job (qw(outbox payout cleanup retry)) {
         my $answer = $node->run_job($job, role => 'operator');
         is($answer->{status}, 'succeeded', "job $job");
@@ -174,9 +175,9 @@ my $work = q{
         SELECT 't' || i, 'c' || i % 2 + 1, 'f', 'TIP', 50000, (SELECT id FROM "FeeSchedule" LIMIT 1), 1000, 5000, 45000,
             now() - interval '30 days', 'p', 'pp' || i, 'pe' || i FROM generate_series(1, 4) AS i;
     INSERT INTO "Payout" (id, "creatorId", "periodStart", "periodEnd", "payoutAmount", status, "retryCount", "nextRetryAt", "updatedAt")
-        VALUES ('p1', 'c1', now(), now(), 30000, 'PENDING', 1, now() - interval '1 day', now()),
-            ('p2', 'c1', now(), now(), 30000, 'CALCULATED', 0, NULL, now()),
-            ('p3', 'c1', now(), now(), 30000, 'CALCULATED', 0, NULL, now());
+        VALUES ('p1', 'c1', '2025-01-01', '2025-01-08', 30000, 'PENDING', 1, now() - interval '1 day', now()),
+            ('p2', 'c1', '2025-01-01', '2025-01-08', 30000, 'CALCULATED', 0, NULL, now()),
+            ('p3', 'c1', '2025-01-01', '2025-01-08', 30000, 'CALCULATED', 0, NULL, now());
     INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload, "createdAt", "publishedAt")
         VALUES ('e1', 'Payout', 'p1', 'PayoutSent', '{}', now(), NULL), ('e2', 'Payout', 'p2', 'PayoutSent', '{}',
             now() - interval '90 days', now() - interval '90 days')};

@@ -39,7 +39,7 @@ sub load_data {
             WHERE abs(hashtext(c.id)) % 7 IN (n, 6);
         INSERT INTO "PayoutItem" (id, "payoutId", "transactionId", amount)
             SELECT p.id || t.id, p.id, t.id, t."creatorPayableAmount" FROM "Payout" AS p JOIN "Transaction" AS t USING ("creatorId")
-            WHERE abs(hashtext(t.id || p.status::text)) % 8 = 0;
+            WHERE abs(hashtext(t.id || p.status::text)) % 8 = 0 AND t.status = 'SUCCEEDED';
         CREATE FUNCTION take_a_moment() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_catalog.pg_sleep(0.001); RETURN NULL; END $$;
         CREATE TRIGGER take_a_moment AFTER INSERT ON "Payout" FOR EACH ROW EXECUTE FUNCTION take_a_moment();
         CHECKPOINT});
@@ -52,13 +52,15 @@ sub compute_plan {
     my %active = map { $_ => 1 } split(/\n/, $node->ask(q{SELECT id FROM "Creator" WHERE status = 'ACTIVE'}));
     my %taken = map { $_ => 1 } split(/\n/, $node->ask(q{SELECT i."transactionId" FROM "PayoutItem" AS i
         JOIN "Payout" AS p ON p.id = i."payoutId" WHERE p.status NOT IN ('FAILED', 'CANCELLED')}));
+    my %until = map { split(/\|/, $_) } split(/\n/, $node->ask(q{SELECT "creatorId", max("periodEnd") FROM "Payout"
+        WHERE status NOT IN ('FAILED', 'CANCELLED') AND id LIKE 'old-%' GROUP BY 1}));
     my %due;
 
     for my $row (split(/\n/, $node->ask(q{SELECT id, "creatorId", status, currency, "occurredAt", "grossAmount", "platformFeeAmount",
             "creatorPayableAmount" FROM "Transaction" ORDER BY "occurredAt", id}))) {
         my ($id, $creator, $status, $currency, $at, $gross, $fee, $amount) = split(/\|/, $row);
         next if $status ne 'SUCCEEDED' || $currency ne 'CLP' || $taken{$id} || !$active{$creator} || $at gt $cutoff;
-        my $due = $due{$creator} //= [0, 0, 0, $at];
+        my $due = $due{$creator} //= [0, 0, 0, $until{$creator} // $at];
         $due->[0] += $amount;
         $due->[1] += $gross;
         $due->[2] += $fee;

@@ -27,8 +27,8 @@ sub shop {
 sub set_up {
     $node->ask(qq{CREATE ROLE shop LOGIN; CREATE ROLE clerk LOGIN;
         CREATE SCHEMA $quoted AUTHORIZATION shop;
-        GRANT EXECUTE ON FUNCTION apapacho_run_job(text, boolean), apapacho_payout_create(text), apapacho_payout_eligibility(text),
-            apapacho_payout_mark_sent(text, text), apapacho_payout_mark_failed(text, text), apapacho_payout_pending_retry() TO clerk});
+        GRANT EXECUTE ON FUNCTION apapacho_run_job(text, boolean), apapacho_payout_create(text, boolean), apapacho_payout_eligibility(text),
+            apapacho_payout_mark_sent(text, text), apapacho_payout_mark_failed(text, text, text, boolean), apapacho_payout_pending_retry() TO clerk});
     shop(slurp_file(dirname(__FILE__) . '/../../fixtures/backend_tables.sql'));
     shop(q{CREATE FUNCTION utc_now() RETURNS timestamp LANGUAGE sql AS $$ SELECT clock_timestamp() AT TIME ZONE 'UTC' $$});
     $node->wait_for_scheduler;
@@ -37,8 +37,10 @@ sub set_up {
 
 # Empty tables, and the schedule of before.
 sub start_over {
-    shop(q{TRUNCATE "OutboxEvent", "PayoutItem", "Payout", "Transaction", "Creator", "FeeSchedule" CASCADE;
+    shop(q{ALTER TABLE "Payout" DISABLE TRIGGER USER; ALTER TABLE "PayoutItem" DISABLE TRIGGER USER;
+        TRUNCATE "OutboxEvent", "PayoutItem", "Payout", "Transaction", "Creator", "FeeSchedule" CASCADE;
         INSERT INTO "FeeSchedule" (id, "effectiveFrom") VALUES ('first', '2020-01-01')});
+    $node->ask('SELECT apapacho_payout_install_guards()');
     return;
 }
 
