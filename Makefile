@@ -97,6 +97,7 @@ PAYOUT_OBJS = \
 	src/payout/install.o \
 	src/payout/ledger.o \
 	src/payout/pay.o \
+	src/payout/reconcile.o \
 	src/payout/retry.o \
 	src/payout/sql.o \
 	src/payout/state.o \

@@ -129,8 +129,8 @@ payout_each_row(Tuplestorestate *rows, TupleDesc shape, void (*visit)(void *stat
 /* Items: which transaction in which payout. */
 typedef struct Items {
     const PayoutGuard *guard;
-    bool claim;   /* else: release */
-    bool changes; /* of what there was before: not allowed in payouts that are SENT */
+    void (*deal_with)(struct Items *items); /* those at hand */
+    bool changes;                           /* of what there was before: not allowed in payouts that are SENT */
     int count;
     char *transactions[CHUNK_ROWS];
     char *payouts[CHUNK_ROWS];
@@ -228,8 +228,16 @@ release_items(Items *items)
     values[1] = payout_text_array(items->payouts, items->count);
     if (payout_run_kept(items->guard->schema, release_sql, 2, two_arrays, values, NULL) == 0)
         return;
-    payout_inherit_claims(items->guard);
     mark_creators(items->guard, values[1], DT_NOBEGIN);
+}
+
+/* After all else: what was released may be in another payout already. */
+static void
+inherit_items(Items *items)
+{
+    Datum value = payout_text_array(items->transactions, items->count);
+
+    (void)payout_run_kept(items->guard->schema, inherit_sql, 1, one_array, &value, NULL);
 }
 
 static void
@@ -238,10 +246,7 @@ flush_items(Items *items)
     MemoryContext before = MemoryContextSwitchTo(items->chunk);
 
     if (items->count > 0) {
-        if (items->claim)
-            claim_items(items);
-        else
-            release_items(items);
+        items->deal_with(items);
     }
     items->count = 0;
     MemoryContextSwitchTo(before);
@@ -262,7 +267,7 @@ add_item(void *state, HeapTuple tuple, TupleDesc shape)
 }
 
 static void
-guard_items(const PayoutGuard *guard, Tuplestorestate *rows, bool claim, bool changes)
+guard_items(const PayoutGuard *guard, Tuplestorestate *rows, void (*deal_with)(Items *items), bool changes)
 {
     Items *items;
 
@@ -270,7 +275,7 @@ guard_items(const PayoutGuard *guard, Tuplestorestate *rows, bool claim, bool ch
         return;
     items = palloc0(sizeof(Items));
     items->guard = guard;
-    items->claim = claim;
+    items->deal_with = deal_with;
     items->changes = changes;
     items->chunk = AllocSetContextCreate(CurrentMemoryContext, "apapacho_jobs items", ALLOCSET_DEFAULT_SIZES);
     payout_each_row(rows, RelationGetDescr(guard->relation), add_item, items);
@@ -290,8 +295,9 @@ apapacho_guard_items(PG_FUNCTION_ARGS)
         TRIGGER_FIRED_BEFORE(trigger->tg_event))
         elog(ERROR, "apapacho_guard_items must be called as a statement trigger after the event");
     payout_guard_begin(trigger, &guard);
-    guard_items(&guard, trigger->tg_oldtable, false, true);
-    guard_items(&guard, trigger->tg_newtable, true, TRIGGER_FIRED_BY_UPDATE(trigger->tg_event));
+    guard_items(&guard, trigger->tg_oldtable, release_items, true);
+    guard_items(&guard, trigger->tg_newtable, claim_items, TRIGGER_FIRED_BY_UPDATE(trigger->tg_event));
+    guard_items(&guard, trigger->tg_oldtable, inherit_items, false);
     payout_guard_end(&guard);
     return PointerGetDatum(NULL);
 }

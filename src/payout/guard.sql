@@ -16,10 +16,11 @@ CREATE TABLE apapacho_jobs.payout_transition (
     to_status text NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     changed_by text NOT NULL DEFAULT session_user,
-    reference text
+    reference text,
+    event text
 );
 CREATE INDEX payout_transition_payout_idx ON apapacho_jobs.payout_transition (payout_id, id);
-COMMENT ON TABLE apapacho_jobs.payout_transition IS 'each change of a payout''s status, whoever made it';
+COMMENT ON TABLE apapacho_jobs.payout_transition IS 'each change of a payout''s status, and each failure, whoever made it';
 COMMENT ON COLUMN apapacho_jobs.payout_transition.changed_by IS 'the role that had logged in';
 COMMENT ON COLUMN apapacho_jobs.payout_transition.reference IS 'the "providerTransferId" at that time';
 
@@ -30,6 +31,7 @@ CREATE TABLE apapacho_jobs.payout_report (
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (payout_id, reference, outcome)
 );
+COMMENT ON COLUMN apapacho_jobs.payout_transition.event IS 'the event that went with it; null: it was none of our functions';
 COMMENT ON TABLE apapacho_jobs.payout_report IS
     'what has been reported of a payout''s transfers, by the provider''s reference: a report that comes again changes nothing';
 

@@ -105,6 +105,9 @@ typedef enum PayoutLevel {
 
 PayoutLevel payout_level(const char *status, int64 retry_count, bool has_next_retry);
 
+/* The type of the event that goes with changes of payouts which this process is making; NULL: none. */
+extern const char *payout_announcing;
+
 /* Guards (guard.c, install.c) */
 
 /*

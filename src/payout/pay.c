@@ -346,6 +346,7 @@ payout_pay(const PayoutRules *rules, const char *run_id, char **ids, const Times
     PG_FINALLY();
     {
         payout_paying = false;
+        payout_announcing = NULL;
     }
     PG_END_TRY();
 }

@@ -69,6 +69,22 @@ REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_payout_pending_retry() FROM PUBL
 COMMENT ON FUNCTION @extschema@.apapacho_payout_pending_retry() IS
     'the payouts that the job retry would take up now, the longest due first';
 
+CREATE FUNCTION @extschema@.apapacho_payout_reconcile(events_since timestamptz DEFAULT NULL)
+    RETURNS TABLE (kind text, creator_id text, payout_id text, transaction_id text, detail text)
+    LANGUAGE c STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_payout_reconcile';
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_payout_reconcile(timestamptz) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_payout_reconcile(timestamptz) IS
+    'every difference between transactions, payouts, items, claims, adjustments, ledger and events; events are looked for of payouts made since then (null: of the last 30 days, for old events are cleaned up)';
+
+CREATE FUNCTION @extschema@.apapacho_payout_adjust(creator_id text, amount bigint, description text)
+    RETURNS text
+    LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'apapacho_payout_adjust';
+REVOKE EXECUTE ON FUNCTION @extschema@.apapacho_payout_adjust(text, bigint, text) FROM PUBLIC;
+COMMENT ON FUNCTION @extschema@.apapacho_payout_adjust(text, bigint, text) IS
+    'adds an adjustment by hand: the creator''s next payout is so much more, or less; returns its id';
+
 -- Where the backend's tables are there already.
 DO $$
 BEGIN

@@ -141,6 +141,7 @@ apply_change(const Change *change, const char *update, int count, Oid *types, Da
     Oid event_types[] = {TEXTOID, TEXTOID, TEXTOID, TIMESTAMPOID};
     Datum event_values[4];
     char event_id[UUID_TEXT_SIZE];
+    volatile bool changed = false;
 
     types[0] = TEXTOID;
     types[1] = TIMESTAMPOID;
@@ -153,7 +154,17 @@ apply_change(const Change *change, const char *update, int count, Oid *types, Da
     event_values[1] = CStringGetTextDatum(event_id);
     event_values[2] = CStringGetTextDatum(event_type);
     event_values[3] = values[1];
-    if (spi_run(payout_sql(update), count, types, values, nulls, false, 0) != 1 ||
+    PG_TRY();
+    {
+        payout_announcing = event_type;
+        changed = spi_run(payout_sql(update), count, types, values, nulls, false, 0) == 1;
+    }
+    PG_FINALLY();
+    {
+        payout_announcing = NULL;
+    }
+    PG_END_TRY();
+    if (!changed ||
         spi_run(payout_sql(psprintf(event_sql, payload)), 4, event_types, event_values, NULL, false, 0) != 1)
         ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
                         errmsg("payout \"%s\" could not be changed", change->payout_id),

@@ -15,6 +15,9 @@
 #include "payout/internal.h"
 #include "server/compat.h"
 #include "server/settings.h"
+#include "server/user_tables.h"
+
+PG_FUNCTION_INFO_V1(apapacho_payout_adjust);
 
 #define RECALL_REASON "reversed transaction"
 
@@ -82,7 +85,9 @@ recall_payouts(char **ids, int count)
     Datum values[] = {payout_text_array(ids, count), TimestampGetDatum(payout_now())};
     bool is_null;
 
+    payout_announcing = "PayoutCancelled";
     (void)spi_run(payout_sql(recall_sql), 2, types, values, NULL, false, 0);
+    payout_announcing = NULL;
     if (!DatumGetBool(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null)))
         ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION), errmsg("a payout could not be cancelled"),
                         errdetail("A trigger, rule or policy of the tables kept a row from being written.")));
@@ -124,4 +129,44 @@ payout_sweep(char **ids, int count)
                                             !is_null && DatumGetBool(is_chargeback));
     }
     payout_ledger_post(setting_schema, lines, (int)rows);
+}
+
+/* apapacho_payout_adjust(creator_id, amount, description): the id of the adjustment. */
+Datum
+apapacho_payout_adjust(PG_FUNCTION_ARGS)
+{
+    static const char adjust_by_hand_sql[] =
+        "INSERT INTO apapacho_jobs.payout_adjustment (id, creator_id, kind, amount, description)"
+        " SELECT apapacho_jobs.uuid_v7(), c.\"id\", 'MANUAL', $2, $3 FROM {Creator} AS c WHERE c.\"id\" = $1"
+        " RETURNING id";
+    MemoryContext caller = CurrentMemoryContext;
+    char *creator_id = payout_text_argument(fcinfo, 0, "creator_id");
+    char *description = payout_text_argument(fcinfo, 2, "description");
+    Oid types[] = {TEXTOID, INT8OID, TEXTOID};
+    Datum values[3];
+    LedgerLine line;
+    text *result;
+    RunAs saved;
+
+    if (PG_ARGISNULL(1) || PG_GETARG_INT64(1) == 0)
+        ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+                        errmsg("argument \"amount\" must be a number other than 0")));
+    payout_connect_spi();
+    payout_require_guards(true);
+    payout_run_as(&saved);
+    values[0] = CStringGetTextDatum(creator_id);
+    values[1] = PG_GETARG_DATUM(1);
+    values[2] = CStringGetTextDatum(description);
+    if (spi_run(payout_sql(adjust_by_hand_sql), 3, types, values, NULL, false, 0) == 0)
+        ereport(ERROR, (errcode(ERRCODE_NO_DATA_FOUND), errmsg("creator \"%s\" does not exist", creator_id),
+                        errhint("Creators are named by their \"id\" in %s.", user_table_name(TABLE_CREATOR))));
+    result = MemoryContextAlloc(caller, VARHDRSZ + strlen(spi_text(0, 1)));
+    SET_VARSIZE(result, VARHDRSZ + strlen(spi_text(0, 1)));
+    memcpy(VARDATA(result), spi_text(0, 1), strlen(spi_text(0, 1)));
+    line = payout_adjustment_line(spi_text(0, 1), creator_id, NULL, PG_GETARG_INT64(1), false);
+    payout_ledger_post(setting_schema, &line, 1);
+    payout_mark_dirty(creator_id, DT_NOEND);
+    run_as_end(&saved);
+    SPI_finish();
+    PG_RETURN_TEXT_P(result);
 }

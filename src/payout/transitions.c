@@ -29,6 +29,7 @@ typedef struct PayoutRow {
     char *status;
     char *reference;
     int64 amount;
+    int64 failures;
     PayoutLevel level;
 } PayoutRow;
 
@@ -47,8 +48,8 @@ static const char hold_adjustments_sql[] =
 static const char count_adjustments_sql[] =
     "SELECT pg_catalog.count(*) FROM apapacho_jobs.payout_adjustment_item AS i WHERE i.payout_id = $1";
 static const char log_sql[] =
-    "INSERT INTO apapacho_jobs.payout_transition (payout_id, from_status, to_status, reference)"
-    " VALUES ($1, $2, $3, $4)";
+    "INSERT INTO apapacho_jobs.payout_transition (payout_id, from_status, to_status, reference, event)"
+    " VALUES ($1, $2, $3, $4, $5)";
 static const char forget_sql[] = "DELETE FROM apapacho_jobs.payout_adjustment_item AS i WHERE i.payout_id = $1";
 static const char forget_origin_sql[] = "DELETE FROM apapacho_jobs.payout_origin AS o WHERE o.payout_id = $1";
 static const char rename_sql[] =
@@ -62,7 +63,9 @@ static const char sent_sql[] =
 static const char adjusted_sql[] =
     "SELECT pg_catalog.count(*) FROM (SELECT FROM apapacho_jobs.payout_adjustment AS a LIMIT 1) AS a";
 
-static const Oid text_types[] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+static const Oid text_types[] = {TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID};
+
+const char *payout_announcing = NULL;
 
 PayoutLevel
 payout_level(const char *status, int64 retry_count, bool has_next_retry)
@@ -297,11 +300,15 @@ rename_payout(const PayoutGuard *guard, const PayoutRow *before, const PayoutRow
 static void
 log_change(const PayoutGuard *guard, const PayoutRow *before, const PayoutRow *after)
 {
-    Datum values[] = {CStringGetTextDatum(after->id), CStringGetTextDatum(before->status),
-                      CStringGetTextDatum(after->status),
-                      after->reference != NULL ? CStringGetTextDatum(after->reference) : (Datum)0};
+    const char *text[] = {after->id, before->status, after->status, after->reference, payout_announcing};
+    Datum values[lengthof(text)];
+    char nulls[lengthof(text)];
 
-    (void)payout_run_kept(guard->schema, log_sql, 4, text_types, values, after->reference != NULL ? NULL : "   n");
+    for (int i = 0; i < lengthof(text); i++) {
+        nulls[i] = text[i] != NULL ? ' ' : 'n';
+        values[i] = text[i] != NULL ? CStringGetTextDatum(text[i]) : (Datum)0;
+    }
+    (void)payout_run_kept(guard->schema, log_sql, lengthof(text), text_types, values, nulls);
 }
 
 /* Row trigger on "Payout", after UPDATE. */
@@ -327,7 +334,7 @@ apapacho_guard_payout_change(PG_FUNCTION_ARGS)
     if (strcmp(before.id, after.id) != 0)
         rename_payout(&guard, &before, &after);
     change_holding(&guard, &before, &after);
-    if (strcmp(before.status, after.status) != 0)
+    if (strcmp(before.status, after.status) != 0 || before.failures < after.failures)
         log_change(&guard, &before, &after);
     if (before.level == LEVEL_HOLDING && after.level != LEVEL_NONE && before.amount != after.amount) {
         /* the amount that was posted, out and in again */

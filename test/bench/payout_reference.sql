@@ -1,5 +1,5 @@
--- The reference of the payout bench: the same payouts, items and events by plain set-based SQL, in one transaction of three statements,
--- without batches, locks, isolation of errors or history. Run on a copy of the data.
+-- The reference of the payout bench: the same payouts, items, events and ledger entries by plain set-based SQL, in one transaction of a few
+-- statements, without guards, batches, locks, isolation of errors or history. Run on a copy of the data.
 \set ON_ERROR_STOP on
 SET synchronous_commit = on;
 SET work_mem = '256MB';
@@ -28,4 +28,9 @@ SELECT event, 'Payout', id, 'PayoutCalculated',
                           jsonb_build_object('id', id, 'creatorId', "creatorId", 'grossTotal', gross, 'payoutAmount', amount),
                           'includedTransactionIds', ids)
 FROM paid;
+
+INSERT INTO "LedgerEntry" ("id", "payoutId", "accountId", "creatorId", "debit", "credit", "description")
+SELECT gen_random_uuid()::text, p.id, a."id", p."creatorId", CASE a."code" WHEN 'CREATOR_PAYABLE' THEN p.amount ELSE 0 END,
+       CASE a."code" WHEN 'PAYOUT_PENDING' THEN p.amount ELSE 0 END, 'payout calculated'
+FROM paid p JOIN "LedgerAccount" a ON a."code" IN ('CREATOR_PAYABLE', 'PAYOUT_PENDING');
 COMMIT;
