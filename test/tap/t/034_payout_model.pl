@@ -81,7 +81,7 @@ sub expect {
 
 sub sale {
     my ($creator) = @_;
-    my $amount = one_of(1, 999, 19_999, 20_000, 1000 + int rand 60_000);
+    my $amount = one_of(1, 19_999, 20_000, map { 1000 + int rand 80_000 } 1 .. 4);
     my $fee = int($amount / 10);
     my $id = sprintf('t%05d', ++$transactions);
     # at minutes that no clock of a run shows, and not at one of another time zone with half hours
@@ -107,11 +107,12 @@ sub status_change {
 # A payout as the backend's own calculation would make it, of anything.
 sub backend_payout {
     my ($creator) = @_;
-    my @own = grep { $_->{creator} eq $creator && $_->{status} eq 'SUCCEEDED' } map { model()->{transactions}{$_} } sort keys %{ model()->{transactions} };
+    my @own = grep { $_->{creator} eq $creator && $_->{status} eq 'SUCCEEDED' && $_->{currency} eq 'CLP' }
+        map { model()->{transactions}{$_} } sort keys %{ model()->{transactions} };
     my @items = grep { rand() < 0.3 } @own;
     my $id = sprintf('by hand %04d', ++$hand);
     my $status = one_of(qw(CALCULATED CALCULATED PENDING SENT FAILED));
-    my $end = model()->{now} - $hour * int rand 24 * 20;
+    my $end = model()->{now};
 
     return unless @items;
     my ($amount, $gross, $fee) = (0, 0, 0);
@@ -120,9 +121,10 @@ sub backend_payout {
         period_start => $end - $day, period_end => $end, items => { map { $_->{id} => $_->{amount} } @items },
         transfer => $status eq 'SENT' ? 'by hand' : undef, reason => $status eq 'FAILED' ? 'by hand' : undef);
     my $sql = sprintf(q{INSERT INTO "Payout" (id, "creatorId", "periodStart", "periodEnd", "grossTotal", "platformFeeTotal", "payoutAmount", status,
-        "providerTransferId", "failureReason", "updatedAt") VALUES ('%s', '%s', %s, %s, %d, %d, %d, '%s', %s, %s, now());
+        "providerTransferId", "failureReason", "sentAt", "updatedAt") VALUES ('%s', '%s', %s, %s, %d, %d, %d, '%s', %s, %s, %s, now());
         INSERT INTO "PayoutItem" (id, "payoutId", "transactionId", amount) VALUES %s},
         $id, $creator, stamp($end - $day), stamp($end), $gross, $fee, $amount, $status, map({ defined $_ ? quote($_) : 'NULL' } @payout{qw(transfer reason)}),
+        $status eq 'SENT' ? 'now()' : 'NULL',
         join(', ', map { "('$id $_->{id}', '$id', '$_->{id}', $_->{amount})" } @items));
     return (\%payout, $sql);
 }
@@ -170,7 +172,7 @@ my %steps = (
             $set = '"nextRetryAt" = ' . stamp($new{next_retry});
         }
         if ($status eq $payout->{status}) { return ''; }
-        if ($status eq 'SENT') { $new{transfer} = "by hand"; $set .= q{, "providerTransferId" = 'by hand'}; }
+        if ($status eq 'SENT') { $new{transfer} = "by hand"; $set .= q{, "providerTransferId" = 'by hand', "sentAt" = now()}; }
         elsif ($status =~ /FAILED|CANCELLED/) { $new{reason} = 'by hand'; $set .= q{, "failureReason" = 'by hand'}; }
         return expect(model()->change($payout, %new), qq{UPDATE "Payout" SET status = '$status', $set WHERE id = '$payout->{id}'});
     }],
@@ -275,7 +277,7 @@ sub burst_statement {
     return "SELECT apapacho_payout_mark_cancelled('$id', 'why')" if $kind eq 'cancelled';
     return qq{DELETE FROM "Payout" WHERE id = '$id'} if $kind eq 'delete';
     my $status = one_of(qw(PENDING SENT FAILED CANCELLED));
-    return qq{UPDATE "Payout" SET status = '$status', "providerTransferId" = 'by hand', "failureReason" = 'by hand' WHERE id = '$id' AND status <> '$status'};
+    return qq{UPDATE "Payout" SET status = '$status', "sentAt" = now(), "providerTransferId" = 'by hand', "failureReason" = 'by hand' WHERE id = '$id' AND status <> '$status'};
 }
 
 # What a loser of a race may be told: unique violation, foreign key (a payout that has gone), serialization, deadlock, not in that state, busy, not there.
@@ -333,7 +335,9 @@ $world->ask(sprintf(q{INSERT INTO "Creator" (id, "userId", "updatedAt") SELECT '
 set_clock(1000 * timegm(0, 1, 10, 4, 2, 2027));
 $node->wait_for_scheduler;
 $world->learn;
-step('sale') for 1 .. 3 * $creators;
+step('sale') for 1 .. 2 * $creators;
+for (1 .. 3 * $creators) { my ($sale, $sql) = sale(creator()); $world->ask($sql); }
+$world->learn;
 step('run');
 
 my $until = time() + $seconds;
@@ -347,8 +351,9 @@ while (time() < $until) {
 # in the end all that is due is paid and nothing differs
 step('time');
 step('run');
-is($world->ask('SELECT count(*) FROM apapacho_payout_reconcile()'), '0', 'nothing to reconcile');
-diag($world->ask('SELECT kind, detail FROM apapacho_payout_reconcile() LIMIT 5')) unless Test::More->builder->is_passing;
+# the hand's payouts have whatever period they like
+is($world->ask(q{SELECT * FROM apapacho_payout_reconcile() AS r WHERE NOT (kind = 'PERIOD' AND EXISTS (
+    SELECT FROM "Payout" AS p WHERE p."creatorId" = r.creator_id AND p.id LIKE 'by hand%')) LIMIT 5}), '', 'nothing to reconcile');
 cmp_ok($done{payouts}, '>', 0, 'payouts were made');
 pass("$done{steps} steps, $done{checks} checks, PAYOUT_SEED=$seed");
 note(join(', ', map { "$_: $done{$_}" } sort keys %done));
