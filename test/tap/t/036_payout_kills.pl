@@ -32,10 +32,11 @@ sub load_data {
         SELECT c.id || '-' || n, c.id, 'fan', 'TIP', CASE WHEN n = 6 THEN 'USD' ELSE 'CLP' END, 11 * a, 'first', 1000, a, 10 * a,
             (CASE WHEN n = 5 THEN 'REFUNDED' ELSE 'SUCCEEDED' END)::"TransactionStatus",
             date_trunc('day', now() AT TIME ZONE 'UTC') - make_interval(days => CASE n WHEN 7 THEN 1 ELSE 9 + n::int END), 'test', 'payment', c.id || n
-        FROM "Creator" AS c, generate_series(1, 7) AS n, LATERAL (SELECT 500 + abs(hashint8(n * hashtext(c.id))) % 3000 AS a) AS a;
-        INSERT INTO "Payout" (id, "creatorId", "periodStart", "periodEnd", "payoutAmount", status, "providerTransferId", "updatedAt")
-            SELECT 'old ' || id, "creatorId", '2025-01-01', '2025-01-08', "creatorPayableAmount", 'SENT', 'by hand', now() FROM "Transaction"
-            WHERE id LIKE '%-1' OR id LIKE '%3-2';
+        FROM "Creator" AS c, generate_series(1, 7) AS n, LATERAL (SELECT 500 + abs(hashint8(n::bigint * hashtext(c.id))::bigint) % 3000 AS a) AS a;
+        INSERT INTO "Payout" (id, "creatorId", "periodStart", "periodEnd", "grossTotal", "platformFeeTotal", "payoutAmount", status,
+            "providerTransferId", "sentAt", "updatedAt")
+            SELECT 'old ' || id, "creatorId", '2025-01-01', '2025-01-08', "grossAmount", "platformFeeAmount", "creatorPayableAmount", 'SENT',
+                'by hand', now(), now() FROM "Transaction" WHERE id LIKE '%-1' OR id LIKE '%3-2';
         INSERT INTO "PayoutItem" (id, "payoutId", "transactionId", amount)
             SELECT 'old ' || id, 'old ' || id, id, "creatorPayableAmount" FROM "Transaction" WHERE id LIKE '%-1' OR id LIKE '%3-2';
         UPDATE "Transaction" SET status = 'CHARGEDBACK' WHERE id LIKE '%3-2' OR id LIKE '%4-1';
