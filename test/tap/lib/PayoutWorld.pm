@@ -12,6 +12,7 @@ use List::Util qw(max sum0);
 use PayoutModel;
 use PostgreSQL::Test::Utils ();
 use Session;
+use Time::HiRes qw(time);
 
 my @accounts = qw(CASH_PROCESSOR_CLEARING CREATOR_PAYABLE PLATFORM_REVENUE PROCESSOR_FEE_EXPENSE CHARGEBACK_LOSS PAYOUT_PENDING REFUND_EXPENSE);
 my $tolerance = 15 * 60_000;    # milliseconds between what we took for now and what the database did
@@ -34,6 +35,21 @@ sub set_up {
 
     $self->ask(qq{INSERT INTO "LedgerAccount" (id, code, name, type) VALUES } . join(', ', map { "('$_', '$_', '$_', 'ANY')" } @accounts));
     $self->ask('SELECT count(*) FROM apapacho_payout_install_guards()');
+    return;
+}
+
+# Moves the payouts' clock (apapacho_jobs.debug_clock_offset) to these milliseconds, for this session and those that begin later.
+sub set_clock {
+    my ($self, $ms) = @_;
+    my $offset = int($ms / 1000) - int(time());
+    my $deadline = time() + $PostgreSQL::Test::Utils::timeout_default;
+
+    $self->ask("ALTER SYSTEM SET apapacho_jobs.debug_clock_offset = $offset; SELECT pg_reload_conf()");
+    # a session takes that up between statements
+    until ($self->ask("SELECT extract(epoch FROM current_setting('apapacho_jobs.debug_clock_offset')::interval) = $offset") eq 't') {
+        die "the clock is not set\n" if time() > $deadline;
+    }
+    $self->{model}{now} = $ms;
     return;
 }
 
@@ -108,7 +124,8 @@ sub learn {
     $model->{events}{"$_->[0] $_->[1]"} = $_->[2] for @{ $rows->{event} };
     for my $row (@{ $rows->{transition} }) {
         my $payout = $model->{payouts}{ $row->[0] } or next;
-        push @{ $payout->{transitions} }, "$row->[1]>$row->[2]";
+        # what was reported and left the status as it was is there too
+        push @{ $payout->{transitions} }, "$row->[1]>$row->[2]" if $row->[1] ne $row->[2];
     }
     for my $row (@{ $rows->{report} }) {
         my $payout = $model->{payouts}{ $row->[0] } or next;
