@@ -17,13 +17,21 @@ use Time::HiRes qw(time);
 my @accounts = qw(CASH_PROCESSOR_CLEARING CREATOR_PAYABLE PLATFORM_REVENUE PROCESSOR_FEE_EXPENSE CHARGEBACK_LOSS PAYOUT_PENDING REFUND_EXPENSE);
 my $tolerance = 15 * 60_000;    # milliseconds between what we took for now and what the database did
 
-# The backend's tables with a ledger in a node's database. Options: zone (of apapacho_jobs.timezone).
+# The backend's tables with a ledger in a node's database. Options: zone (of apapacho_jobs.timezone), database (postgres).
 sub new {
     my ($class, $node, %options) = @_;
-    my $self = bless { node => $node, zone => $options{zone} // 'UTC', session => Session->new($node, name => 'world') }, $class;
+    my $self = bless { node => $node, zone => $options{zone} // 'UTC', session => Session->new($node, name => 'world', database => $options{database}) }, $class;
 
     $self->{model} = PayoutModel->new(zone => $self->{zone});
     return $self;
+}
+
+# Everything that matters, as text: for the same of two databases.
+sub facts {
+    my ($self) = @_;
+    $self->learn;
+    my $facts = _facts($self->{model});
+    return join("\n", map { "$_: $facts->{$_}" } sort keys %{$facts});
 }
 
 sub ask { my ($self, $sql) = @_; return $self->{session}->ask($sql); }
