@@ -199,8 +199,8 @@ static void
 begin_run(Calculation *calculation)
 {
     bool forced = job_argument_int(calculation->run, "forced", 0) != 0;
-    MemoryContext before = MemoryContextSwitchTo(calculation->run->context);
-    MemoryContext transaction;
+    PayoutRules *rules = &calculation->rules;
+    MemoryContext before = CurrentMemoryContext;
     RunAs saved;
 
     xact_begin("checking the guards of payouts");
@@ -208,16 +208,17 @@ begin_run(Calculation *calculation)
     xact_commit();
 
     begin_step(calculation, "reading the fee schedule", &saved);
-    transaction = MemoryContextSwitchTo(calculation->run->context);
-    payout_read_rules(&calculation->rules, forced);
-    MemoryContextSwitchTo(transaction);
+    payout_read_rules(rules, forced);
+    rules->fee_schedule = MemoryContextStrdup(calculation->run->context, rules->fee_schedule);
+    rules->frequency = MemoryContextStrdup(calculation->run->context, rules->frequency);
+    rules->zone = MemoryContextStrdup(calculation->run->context, rules->zone);
     run_as_end(&saved);
     xact_commit();
 
-    calculation->to_look_at = payout_discover(&calculation->rules, &calculation->everybody);
+    calculation->to_look_at = payout_discover(rules, &calculation->everybody);
     begin_step(calculation, "beginning the payout calculation", &saved);
-    calculation->run_id = MemoryContextStrdup(
-        calculation->run->context, payout_begin_run(&calculation->rules, calculation->run->id, calculation->everybody));
+    calculation->run_id = MemoryContextStrdup(calculation->run->context,
+                                              payout_begin_run(rules, calculation->run->id, calculation->everybody));
     run_as_end(&saved);
     xact_commit();
     MemoryContextSwitchTo(before);

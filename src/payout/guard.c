@@ -40,19 +40,24 @@ static const char claim_sql[] =
     "INSERT INTO apapacho_jobs.payout_claim (transaction_id, payout_id)"
     " SELECT u.t, u.p FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS u (t, p) ORDER BY u.t";
 
-static const char release_sql[] = "DELETE FROM apapacho_jobs.payout_claim AS c"
-                                  " USING ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS u (t, p)"
-                                  " WHERE c.transaction_id = u.t AND c.payout_id = u.p RETURNING c.transaction_id";
+/* The shape of this and the next ones allows of lookups by index only, whatever the planner thinks of the tables. */
+static const char release_sql[] =
+    "DELETE FROM apapacho_jobs.payout_claim AS c USING (SELECT l.tid FROM"
+    "  ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS u (t, p) CROSS JOIN LATERAL"
+    "   (SELECT k.ctid AS tid FROM apapacho_jobs.payout_claim AS k WHERE k.transaction_id = u.t AND k.payout_id = u.p"
+    "    OFFSET 0) AS l) AS d WHERE c.ctid = d.tid RETURNING c.transaction_id";
 
 /* Where the tables had a transaction in two live payouts before there were guards, the other one has it from now on. */
 static const char inherit_sql[] =
     "INSERT INTO apapacho_jobs.payout_claim (transaction_id, payout_id)"
-    " SELECT DISTINCT ON (i.\"transactionId\") i.\"transactionId\", p.\"id\" FROM pg_catalog.unnest($1) AS u (t)"
-    "  JOIN {PayoutItem} AS i ON i.\"transactionId\" = u.t JOIN {Payout} AS p ON p.\"id\" = i.\"payoutId\""
-    " WHERE {holds} ORDER BY i.\"transactionId\", p.\"createdAt\", p.\"id\" ON CONFLICT DO NOTHING";
+    " SELECT u.t, l.id FROM (SELECT DISTINCT u.t FROM pg_catalog.unnest($1) AS u (t)) AS u CROSS JOIN LATERAL"
+    "  (SELECT p.\"id\" FROM {PayoutItem} AS i CROSS JOIN LATERAL (SELECT p.\"id\", p.\"createdAt\" FROM {Payout} AS p"
+    "    WHERE p.\"id\" = i.\"payoutId\" AND {holds} OFFSET 0) AS p WHERE i.\"transactionId\" = u.t"
+    "   ORDER BY p.\"createdAt\", p.\"id\" LIMIT 1) AS l ON CONFLICT DO NOTHING";
 
 static const char creators_of_sql[] =
-    "SELECT DISTINCT p.\"creatorId\" FROM pg_catalog.unnest($1) AS u (id) JOIN {Payout} AS p ON p.\"id\" = u.id";
+    "SELECT DISTINCT l.creator FROM pg_catalog.unnest($1) AS u (id) CROSS JOIN LATERAL"
+    " (SELECT p.\"creatorId\" AS creator FROM {Payout} AS p WHERE p.\"id\" = u.id OFFSET 0) AS l";
 
 static const Oid one_array[] = {TEXTARRAYOID};
 static const Oid two_arrays[] = {TEXTARRAYOID, TEXTARRAYOID};

@@ -80,7 +80,8 @@ uint64 payout_run_kept(const char *schema, const char *text, int count, const Oi
 Datum payout_text_array(char **elements, int count);
 Datum payout_bigint_array(const int64 *elements, int count);
 
-/* Reads the fee schedule in force now, as run_as'ed. ERROR with a hint when there is none. */
+/* Reads the fee schedule in force now, as run_as'ed. Strings live as long as SPI is connected. ERROR with a hint when
+ * there is none. */
 void payout_read_rules(PayoutRules *rules, bool forced);
 
 /* A text argument of an SQL function as a C string; ERROR when it is null or empty. */

@@ -23,45 +23,50 @@
 /* $1 to $9: the rules ({creators}), $10 the end of the period, $11 now, $12 the run. */
 static const char pay_sql[] =
     "WITH creator AS MATERIALIZED ({creators}),"
-    " payable AS MATERIALIZED ("
-    "  SELECT apapacho_jobs.uuid_v7() AS payout_id, apapacho_jobs.uuid_v7() AS event_id, y.creator_id,"
-    "   COALESCE(y.last_end, s.first_at, $10) AS period_start, s.gross, s.fee, s.ids, s.amounts, j.adjustment_ids,"
-    "   j.amount AS adjustments, (s.amount + j.amount)::bigint AS amount"
-    "  FROM creator AS y CROSS JOIN LATERAL ("
-    "   SELECT COALESCE(pg_catalog.sum(l.gross), 0)::bigint AS gross, COALESCE(pg_catalog.sum(l.fee), 0)::bigint AS "
-    "fee,"
-    "    COALESCE(pg_catalog.sum(l.amount), 0) AS amount, pg_catalog.min(l.occurred_at) AS first_at,"
-    "    COALESCE(pg_catalog.array_agg(l.id), ARRAY[]::text[]) AS ids, pg_catalog.array_agg(l.amount) AS amounts"
+    " decided AS MATERIALIZED ("
+    "  SELECT y.*, s.*, j.*, (s.sum + j.carried)::bigint AS amount, apapacho_jobs.uuid_v7() AS payout_id,"
+    "   apapacho_jobs.uuid_v7() AS event_id, COALESCE(y.last_end, s.first_at, $10) AS period_start,"
+    "   COALESCE(s.sum + j.carried >= $4 AND s.sum + j.carried > 0, false) AS is_paid"
+    "  FROM creator AS y LEFT JOIN LATERAL ("
+    "   SELECT COALESCE(pg_catalog.sum(l.gross), 0)::bigint AS gross_total,"
+    "    COALESCE(pg_catalog.sum(l.fee), 0)::bigint AS fee_total, COALESCE(pg_catalog.sum(l.amount), 0) AS sum,"
+    "    pg_catalog.min(l.occurred_at) AS first_at, COALESCE(pg_catalog.array_agg(l.id), ARRAY[]::text[]) AS ids,"
+    "    pg_catalog.array_agg(l.amount) AS amounts"
     "   FROM (SELECT t.\"id\" AS id, t.\"grossAmount\" AS gross, t.\"platformFeeAmount\" AS fee,"
     "     t.\"creatorPayableAmount\" AS amount, t.\"occurredAt\" AS occurred_at"
     "     FROM {Transaction} AS t WHERE t.\"creatorId\" = y.creator_id AND {eligible} AND t.\"occurredAt\" >= y.oldest"
     "      AND t.\"status\"::text = 'SUCCEEDED' AND NOT EXISTS (SELECT FROM apapacho_jobs.payout_claim AS k"
     "       WHERE k.transaction_id = t.\"id\" OFFSET 0)"
-    "     ORDER BY t.\"occurredAt\" FOR SHARE OF t) AS l) AS s"
-    "   CROSS JOIN LATERAL ("
-    "   SELECT COALESCE(pg_catalog.sum(l.amount), 0)::bigint AS amount, pg_catalog.array_agg(l.id) AS adjustment_ids"
-    "   FROM (SELECT a.id, a.amount FROM apapacho_jobs.payout_adjustment AS a"
-    "     WHERE a.creator_id = y.creator_id AND a.payout_id IS NULL ORDER BY a.id FOR UPDATE OF a) AS l) AS j"
-    "  WHERE (y.reason IS NULL OR y.reason = 'ERROR') AND NOT y.needs_sweep"
-    "   AND s.amount + j.amount >= $4 AND s.amount + j.amount > 0),"
+    "     ORDER BY t.\"occurredAt\" FOR SHARE OF t) AS l"
+    "   WHERE (y.reason IS NULL OR y.reason = 'ERROR') AND NOT y.needs_sweep"
+    "   HAVING (y.reason IS NULL OR y.reason = 'ERROR') AND NOT y.needs_sweep) AS s ON true"
+    "   LEFT JOIN LATERAL ("
+    "   SELECT COALESCE(pg_catalog.sum(l.amount), 0)::bigint AS carried, pg_catalog.array_agg(l.id) AS adjustment_ids"
+    "   FROM (SELECT a.id, a.amount FROM apapacho_jobs.payout_adjustment AS a WHERE a.creator_id = y.creator_id"
+    "     AND a.payout_id IS NULL AND s.sum IS NOT NULL ORDER BY a.id FOR UPDATE OF a) AS l) AS j ON true),"
     " payout AS ("
     "  INSERT INTO {Payout} (\"id\", \"creatorId\", \"periodStart\", \"periodEnd\", \"currency\", \"grossTotal\","
     "   \"platformFeeTotal\", \"adjustmentsTotal\", \"payoutAmount\", \"status\", \"createdAt\", \"updatedAt\")"
-    "  SELECT y.payout_id, y.creator_id, y.period_start, $10, 'CLP', y.gross, y.fee, y.adjustments, y.amount,"
-    "   'CALCULATED'::{PayoutStatus}, $11, $11 FROM payable AS y RETURNING 1),"
+    "  SELECT y.payout_id, y.creator_id, y.period_start, $10, 'CLP', y.gross_total, y.fee_total, y.carried, y.amount,"
+    "   'CALCULATED'::{PayoutStatus}, $11, $11 FROM decided AS y WHERE y.is_paid RETURNING 1),"
     " item AS ("
     "  INSERT INTO {PayoutItem} (\"id\", \"payoutId\", \"transactionId\", \"amount\", \"createdAt\")"
     "  SELECT apapacho_jobs.uuid_v7(), y.payout_id, u.id, u.amount, $11"
-    "  FROM payable AS y CROSS JOIN LATERAL"
-    "   ROWS FROM (pg_catalog.unnest(y.ids), pg_catalog.unnest(y.amounts)) AS u (id, amount) RETURNING 1),"
+    "  FROM decided AS y CROSS JOIN LATERAL"
+    "   ROWS FROM (pg_catalog.unnest(y.ids), pg_catalog.unnest(y.amounts)) AS u (id, amount)"
+    "  WHERE y.is_paid RETURNING 1),"
     " carried AS ("
-    "  UPDATE apapacho_jobs.payout_adjustment AS a SET payout_id = y.payout_id FROM payable AS y CROSS JOIN LATERAL"
-    "   pg_catalog.unnest(y.adjustment_ids) AS u (id) WHERE a.id = u.id),"
+    "  UPDATE apapacho_jobs.payout_adjustment AS a SET payout_id = c.payout_id FROM ("
+    "   SELECT y.payout_id, l.tid FROM decided AS y CROSS JOIN LATERAL pg_catalog.unnest(y.adjustment_ids) AS u (id)"
+    "    CROSS JOIN LATERAL (SELECT a.ctid AS tid FROM apapacho_jobs.payout_adjustment AS a WHERE a.id = u.id OFFSET 0)"
+    "    AS l WHERE y.is_paid) AS c WHERE a.ctid = c.tid),"
     " carried_item AS ("
     "  INSERT INTO apapacho_jobs.payout_adjustment_item (payout_id, adjustment_id)"
-    "  SELECT y.payout_id, u.id FROM payable AS y CROSS JOIN LATERAL pg_catalog.unnest(y.adjustment_ids) AS u (id)),"
+    "  SELECT y.payout_id, u.id FROM decided AS y CROSS JOIN LATERAL pg_catalog.unnest(y.adjustment_ids) AS u (id)"
+    "  WHERE y.is_paid),"
     " origin AS ("
-    "  INSERT INTO apapacho_jobs.payout_origin (payout_id, run_id) SELECT y.payout_id, $12 FROM payable AS y),"
+    "  INSERT INTO apapacho_jobs.payout_origin (payout_id, run_id) SELECT y.payout_id, $12 FROM decided AS y"
+    "  WHERE y.is_paid),"
     " event AS ("
     "  INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\","
     "   \"createdAt\")"
@@ -71,22 +76,22 @@ static const char pay_sql[] =
                "   'payout', pg_catalog.jsonb_build_object('id', y.payout_id, 'creatorId', y.creator_id,"
                "    'periodStart', " ISO_TIME("y.period_start") ", 'periodEnd', " ISO_TIME(
                    "$10") ", 'currency', 'CLP',"
-                          "    'grossTotal', y.gross, 'platformFeeTotal', y.fee, 'adjustmentsTotal', y.adjustments,"
+                          "    'grossTotal', y.gross_total, 'platformFeeTotal', y.fee_total, 'adjustmentsTotal', "
+                          "y.carried,"
                           "    'payoutAmount', y.amount),"
                           "   'config', pg_catalog.jsonb_build_object('minPayoutClp', $4, 'holdDays', $5),"
                           "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL), $11"
-                          "  FROM payable AS y RETURNING 1)"
-                          " SELECT y.creator_id, y.reason, y.needs_sweep, p.payout_id, y.unpaid, y.eligible, "
-                          "y.payable::text, y.held,"
-                          "  y.held_amount::text, y.adjustments::text, y.next_at, y.next_release_at, y.oldest, "
-                          "y.oldest_left,"
-                          "  (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT "
-                          "pg_catalog.count(*) FROM payout)"
-                          "   OR (SELECT pg_catalog.count(*) FROM payable) OPERATOR(pg_catalog.<>) (SELECT "
-                          "pg_catalog.count(*) FROM event)"
-                          "   OR (SELECT COALESCE(pg_catalog.sum(pg_catalog.cardinality(y.ids)), 0) FROM payable AS y)"
-                          "    OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item)"
-                          " FROM creator AS y LEFT JOIN payable AS p ON p.creator_id = y.creator_id";
+                          "  FROM decided AS y WHERE y.is_paid RETURNING 1)"
+                          " SELECT y.creator_id, y.reason, y.needs_sweep, CASE WHEN y.is_paid THEN y.payout_id END, "
+                          "y.unpaid, y.eligible,"
+                          "  y.payable::text, y.held, y.held_amount::text, y.adjustments::text, y.next_at, "
+                          "y.next_release_at, y.oldest,"
+                          "  y.oldest_left, c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM payout)"
+                          "   OR c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM event)"
+                          "   OR c.items OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item)"
+                          " FROM decided AS y CROSS JOIN (SELECT pg_catalog.count(*) AS paid,"
+                          "  COALESCE(pg_catalog.sum(pg_catalog.cardinality(d.ids)), 0) AS items FROM decided AS d "
+                          "WHERE d.is_paid) AS c";
 
 /* What is known of a creator after a pass, as payout_reason keeps it. */
 typedef struct Finding {
@@ -120,18 +125,22 @@ typedef struct Finding {
     ".held_amount::numeric, " alias ".adjustments::numeric, " alias ".next_at, " alias ".look_at, " alias              \
     ".since, " alias ".sqlstate, " alias ".message)"
 
-static const char close_sql[] = "UPDATE apapacho_jobs.payout_reason AS n SET until_run = $14 FROM " FINDINGS
-                                " WHERE n.creator_id = u.creator_id AND n.until_run IS NULL"
-                                " AND (u.paid OR n.paid OR " COMPARED("n") " IS DISTINCT FROM " COMPARED("u") ")";
+/* Whether there is a row already, and whether it says the same. In the order of the findings. */
+static const char compare_sql[] =
+    "SELECT n.creator_id IS NOT NULL, NOT u.paid AND NOT n.paid AND " COMPARED("n") " IS NOT DISTINCT FROM " COMPARED(
+        "u") " FROM (SELECT u.*, pg_catalog.row_number() OVER () AS number FROM " FINDINGS
+             " OFFSET 0) AS u LEFT JOIN LATERAL (SELECT n.* FROM apapacho_jobs.payout_reason AS n"
+             "  WHERE n.creator_id = u.creator_id AND n.until_run IS NULL OFFSET 0) AS n ON true ORDER BY u.number";
+
+static const char close_sql[] = "UPDATE apapacho_jobs.payout_reason AS n SET until_run = $2"
+                                " WHERE n.creator_id = ANY ($1) AND n.until_run IS NULL";
 
 static const char open_sql[] =
     "INSERT INTO apapacho_jobs.payout_reason (creator_id, from_run, paid, reason, transactions, amount, held,"
     " held_amount, adjustments, next_at, look_at, since, sqlstate, message)"
     " SELECT u.creator_id, $14, u.paid, u.reason, u.transactions, u.amount::numeric, u.held, u.held_amount::numeric,"
     "  u.adjustments::numeric,"
-    "  u.next_at, u.look_at, u.since, u.sqlstate, u.message FROM " FINDINGS
-    " WHERE u.reason IS NOT NULL AND NOT EXISTS (SELECT FROM apapacho_jobs.payout_reason AS n"
-    "  WHERE n.creator_id = u.creator_id AND n.until_run IS NULL OFFSET 0)";
+    "  u.next_at, u.look_at, u.since, u.sqlstate, u.message FROM " FINDINGS;
 
 static const char begin_run_sql[] =
     "INSERT INTO apapacho_jobs.payout_run (id, job_run_id, cutoff, fee_schedule_id, hold_days, min_payout, frequency,"
@@ -200,18 +209,53 @@ finding_parameters(const Finding *findings, int count, Oid *types, Datum *values
     }
 }
 
+static bool row_bool(uint64 row, int column);
+
+/* Ends the rows that no longer hold and moves the findings that need a new one to the beginning; their number. */
+static int
+close_rows(const char *run_id, Finding *findings, int count)
+{
+    Oid types[KEEP_PARAMETERS];
+    Datum values[KEEP_PARAMETERS];
+    char **closed = palloc(sizeof(char *) * count);
+    int closed_count = 0;
+    int opened = 0;
+
+    finding_parameters(findings, count, types, values);
+    (void)spi_run(compare_sql, KEEP_PARAMETERS - 1, types, values, NULL, false, 0);
+    for (int i = 0; i < count; i++) {
+        bool exists = row_bool(i, 1);
+
+        if (exists && findings[i].reason != NULL && row_bool(i, 2))
+            continue;
+        if (exists)
+            closed[closed_count++] = findings[i].creator_id;
+        if (findings[i].reason != NULL)
+            findings[opened++] = findings[i];
+    }
+    if (closed_count > 0) {
+        Oid close_types[] = {TEXTARRAYOID, TEXTOID};
+        Datum close_values[] = {payout_text_array(closed, closed_count), CStringGetTextDatum(run_id)};
+
+        (void)spi_run(close_sql, 2, close_types, close_values, NULL, false, 0);
+    }
+    return opened;
+}
+
+/* Keeps what was found; the array is used up. */
 static void
-keep_findings(const char *run_id, const Finding *findings, int count)
+keep_findings(const char *run_id, Finding *findings, int count)
 {
     Oid types[KEEP_PARAMETERS];
     Datum values[KEEP_PARAMETERS];
 
+    if (count > 0)
+        count = close_rows(run_id, findings, count);
     if (count == 0)
         return;
     finding_parameters(findings, count, types, values);
     types[KEEP_PARAMETERS - 1] = TEXTOID;
     values[KEEP_PARAMETERS - 1] = CStringGetTextDatum(run_id);
-    (void)spi_run(close_sql, KEEP_PARAMETERS, types, values, NULL, false, 0);
     (void)spi_run(open_sql, KEEP_PARAMETERS, types, values, NULL, false, 0);
 }
 

@@ -30,21 +30,21 @@ typedef struct PayoutRow {
     char *reference;
     int64 amount;
     int64 failures;
+    bool has_next_retry;
     PayoutLevel level;
 } PayoutRow;
 
 static const char release_claims_sql[] =
-    "DELETE FROM apapacho_jobs.payout_claim AS c USING {PayoutItem} AS i"
-    " WHERE i.\"payoutId\" = $1 AND c.transaction_id = i.\"transactionId\" AND c.payout_id = $1"
-    " RETURNING c.transaction_id";
+    "DELETE FROM apapacho_jobs.payout_claim AS c WHERE c.payout_id = $1 AND c.transaction_id = ANY (ARRAY"
+    " (SELECT i.\"transactionId\" FROM {PayoutItem} AS i WHERE i.\"payoutId\" = $1)) RETURNING c.transaction_id";
 static const char claim_again_sql[] =
     "INSERT INTO apapacho_jobs.payout_claim (transaction_id, payout_id)"
     " SELECT i.\"transactionId\", $1 FROM {PayoutItem} AS i WHERE i.\"payoutId\" = $1 ORDER BY i.\"transactionId\"";
 static const char release_adjustments_sql[] =
     "UPDATE apapacho_jobs.payout_adjustment AS a SET payout_id = NULL WHERE a.payout_id = $1";
 static const char hold_adjustments_sql[] =
-    "UPDATE apapacho_jobs.payout_adjustment AS a SET payout_id = $1 FROM apapacho_jobs.payout_adjustment_item AS i"
-    " WHERE i.payout_id = $1 AND a.id = i.adjustment_id AND a.payout_id IS NULL";
+    "UPDATE apapacho_jobs.payout_adjustment AS a SET payout_id = $1 WHERE a.payout_id IS NULL AND a.id = ANY (ARRAY"
+    " (SELECT i.adjustment_id FROM apapacho_jobs.payout_adjustment_item AS i WHERE i.payout_id = $1))";
 static const char count_adjustments_sql[] =
     "SELECT pg_catalog.count(*) FROM apapacho_jobs.payout_adjustment_item AS i WHERE i.payout_id = $1";
 static const char log_sql[] =
@@ -116,8 +116,9 @@ read_row(HeapTuple tuple, TupleDesc shape, PayoutRow *row)
     row->amount = column_int(tuple, shape, "payoutAmount");
     if (row->id == NULL || row->status == NULL)
         ereport(ERROR, (errcode(ERRCODE_NOT_NULL_VIOLATION), errmsg("a payout has no id or no status")));
-    row->level =
-        payout_level(row->status, column_int(tuple, shape, "retryCount"), !column_is_null(tuple, shape, "nextRetryAt"));
+    row->failures = column_int(tuple, shape, "retryCount");
+    row->has_next_retry = !column_is_null(tuple, shape, "nextRetryAt");
+    row->level = payout_level(row->status, row->failures, row->has_next_retry);
 }
 
 /* Ledger entries that are due. */
@@ -272,7 +273,6 @@ change_holding(const PayoutGuard *guard, const PayoutRow *before, const PayoutRo
         (void)run_for(guard, release_claims_sql, after->id);
         payout_inherit_claims(guard);
         (void)run_for(guard, release_adjustments_sql, after->id);
-        payout_mark_dirty(after->creator, DT_NOBEGIN);
     } else if (before->level == LEVEL_NONE && after->level != LEVEL_NONE) {
         uint64 held;
 
@@ -283,7 +283,6 @@ change_holding(const PayoutGuard *guard, const PayoutRow *before, const PayoutRo
             ereport(ERROR, (errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
                             errmsg("payout \"%s\" cannot become %s again", after->id, after->status),
                             errdetail("An adjustment that it carries is in another payout by now.")));
-        payout_mark_dirty(after->creator, DT_NOBEGIN);
     }
 }
 
@@ -336,6 +335,9 @@ apapacho_guard_payout_change(PG_FUNCTION_ARGS)
     change_holding(&guard, &before, &after);
     if (strcmp(before.status, after.status) != 0 || before.failures < after.failures)
         log_change(&guard, &before, &after);
+    /* it may hold other things now, or can be recalled, or no longer */
+    if (strcmp(before.status, after.status) != 0 || before.has_next_retry != after.has_next_retry)
+        payout_mark_dirty(after.creator, DT_NOBEGIN);
     if (before.level == LEVEL_HOLDING && after.level != LEVEL_NONE && before.amount != after.amount) {
         /* the amount that was posted, out and in again */
         before.id = after.id;
