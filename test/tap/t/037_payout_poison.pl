@@ -61,8 +61,8 @@ subtest 'a hundred among a thousand' => sub {
         FROM "Creator" AS c LEFT JOIN poisoned AS p ON p.creator = c.id, generate_series(1, 3) AS n,
             LATERAL (SELECT CASE WHEN p.kind = 'item' AND n = 2 THEN 13013 WHEN p.kind = 'overflow' THEN 9000000000000000000 ELSE 15000 + n END AS a) AS a;
         CREATE FUNCTION poison() RETURNS trigger LANGUAGE plpgsql AS \$\$
-        DECLARE creator text := CASE TG_TABLE_NAME WHEN 'Payout' THEN to_jsonb(NEW) ->> 'creatorId' ELSE to_jsonb(NEW) #>> '{payload,payout,creatorId}' END;
-            kind text := (SELECT p.kind FROM public.poisoned AS p WHERE p.creator = poison.creator);
+        DECLARE whom text := CASE TG_TABLE_NAME WHEN 'Payout' THEN to_jsonb(NEW) ->> 'creatorId' ELSE to_jsonb(NEW) #>> '{payload,payout,creatorId}' END;
+            kind text := (SELECT p.kind FROM public.poisoned AS p WHERE p.creator = whom);
         BEGIN
             IF kind = 'trigger' AND TG_NAME = 'poison' THEN RAISE EXCEPTION 'not this one'; END IF;
             IF kind = 'condition' AND TG_NAME = 'poison' THEN RAISE EXCEPTION 'a condition of our own' USING ERRCODE = 'ZZ001'; END IF;
