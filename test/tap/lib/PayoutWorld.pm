@@ -61,6 +61,22 @@ sub set_clock {
     return;
 }
 
+# Whether payouts go by that clock. Leaves it as the time of day.
+sub clock_can_be_moved {
+    my ($self) = @_;
+    my $later = 1000 * (int(time()) + 400 * 86_400);
+
+    $self->set_clock($later);
+    my $moved = $self->ask(q{BEGIN; INSERT INTO "Creator" (id, "userId", "updatedAt") VALUES ('clock', 'clock', now());
+        INSERT INTO "Transaction" (id, "creatorId", "fanUserId", "productType", "grossAmount", "appliedFeeScheduleId", "appliedPlatformFeeBps",
+            "platformFeeAmount", "creatorPayableAmount", "occurredAt", provider, "providerPaymentId", "providerEventId")
+        SELECT 'clock', 'clock', 'fan', 'TIP', 10000000, id, 0, 0, 10000000, (now() AT TIME ZONE 'UTC') + interval '200 days', 'test', 'payment', 'clock'
+            FROM "FeeSchedule" LIMIT 1;
+        SELECT apapacho_payout_eligibility('clock') ->> 'canCreatePayout'; ROLLBACK});
+    $self->set_clock(1000 * int(time()));
+    return $moved eq 'true';
+}
+
 # ---- what is in the database
 
 # A statement that returns a line for each row, its fields separated by tabs.

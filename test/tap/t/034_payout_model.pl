@@ -70,8 +70,8 @@ sub sale {
     my $amount = one_of(1, 19_999, 20_000, map { 1000 + int rand 80_000 } 1 .. 4);
     my $fee = int($amount / 10);
     my $id = sprintf('t%05d', ++$transactions);
-    # at minutes that no clock of a run shows, and not at one of another time zone with half hours
-    my $at = int(model()->{now} / $hour) * $hour - $hour * (1 + int rand 24 * one_of(1, 7, 20)) + 60_000 * (26 + int rand 3);
+    # half an hour off the full hours that the clock is moved by: no run is so slow that it is not clear what is released
+    my $at = int(model()->{now} / 1000) * 1000 - $hour * (1 + int rand 24 * one_of(1, 7, 20)) + 60_000 * (28 + int rand 3);
     my %sale = (id => $id, creator => $creator, status => rand() < 0.95 ? 'SUCCEEDED' : one_of(qw(REFUNDED CHARGEDBACK DISPUTED)),
         currency => rand() < 0.95 ? 'CLP' : 'USD', at => $at, amount => $amount, gross => $amount + $fee, fee => $fee);
 
@@ -318,8 +318,12 @@ sub crash {
 $world->set_up;
 $world->ask(q{INSERT INTO "FeeSchedule" (id, "effectiveFrom") VALUES ('first', '2020-01-01')});
 $world->ask(sprintf(q{INSERT INTO "Creator" (id, "userId", "updatedAt") SELECT 'c' || lpad(n::text, 3, '0'), n, now() FROM generate_series(1, %d) AS n}, $creators));
-# at a minute of the hour at which there are no sales
-$world->set_clock(1000 * timegm(0, 1, 10, 4, 2, 2027));
+if ($world->clock_can_be_moved) {
+    $world->set_clock(1000 * timegm(0, 1, 10, 4, 2, 2027));
+} else {
+    diag('the clock of payouts cannot be moved: time stands still');
+    $steps{time}[1] = sub { return ''; };
+}
 $node->wait_for_scheduler;
 $world->learn;
 step('sale') for 1 .. 2 * $creators;

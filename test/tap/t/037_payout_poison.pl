@@ -43,7 +43,7 @@ my %poison = (
     item => [20, '23514', qr/"PayoutItem".*violates check constraint "no_thirteen"/],
     event => [15, '22012', qr/^division by zero$/],
     deferred => [10, 'P0002', qr/^too late$/],
-    skipped => [10, '09000', qr/./],
+    skipped => [10, '09000|23503', qr/./],
     overflow => [10, '22003', qr/./]);
 
 subtest 'a hundred among a thousand' => sub {
@@ -87,10 +87,11 @@ subtest 'a hundred among a thousand' => sub {
                 LEFT JOIN poisoned ON creator = creator_id WHERE run_id = '$figures->{payoutRun}'"))) {
             my ($kind, $reason, $state, $message) = split(/\|/, $line, 4);
             my $expected = $poison{$kind} // ['', '', qr/^$/];
-            my $is_right = $reason eq 'ERROR' && $state eq $expected->[1] && $message =~ $expected->[2];
+            my $is_right = $reason eq 'ERROR' && $state =~ /^(?:$expected->[1])$/ && $message =~ $expected->[2];
             $found{ $is_right ? $kind : "$kind $reason $state $message" }++;
         }
-        is_deeply(\%found, { map { $_ => $poison{$_}[0] } keys %poison }, "run $attempt: each with its reason and SQLSTATE");
+        is_deeply(\%found, { map { $_ => $poison{$_}[0] } keys %poison }, "run $attempt: each with its reason and SQLSTATE")
+            or diag(JSON::PP->new->canonical->encode(\%found));
         is(ask(q{SELECT count(*), sum("payoutAmount"), count(DISTINCT "creatorId"), count(*) FILTER (WHERE creator IS NOT NULL)
             FROM "Payout" LEFT JOIN poisoned ON creator = "creatorId" WHERE status = 'CALCULATED'}),
             join('|', $creators - 100, ($creators - 100) * 45_006, $creators - 100, 0), "run $attempt: all others are paid, once");
