@@ -89,13 +89,17 @@ begin_run(Calculation *calculation)
     MemoryContextSwitchTo(before);
 }
 
-/* Ends it: figures, and what the next run can go by. */
+/* Ends it: figures, what the next run can go by, and reasons that are too old to be kept (with the history). */
 static void
 end_run(Calculation *calculation)
 {
     static const char skipped_sql[] =
         "SELECT pg_catalog.count(*) FROM apapacho_jobs.payout_reason AS n WHERE n.until_run IS NULL"
         " AND n.reason <> 'ERROR' AND NOT (n.paid AND n.from_run = $1)";
+    static const char prune_sql[] =
+        "DELETE FROM apapacho_jobs.payout_reason AS n WHERE n.until_run <= (SELECT pg_catalog.max(r.id COLLATE \"C\")"
+        " FROM apapacho_jobs.payout_run AS r WHERE r.started_at < pg_catalog.now() - pg_catalog.make_interval("
+        "  days => NULLIF(pg_catalog.current_setting('apapacho_jobs.history_days')::integer, 0)))";
     static const char created_sql[] =
         "SELECT pg_catalog.count(*) FROM apapacho_jobs.payout_origin AS o WHERE o.run_id = $1";
     static const char end_sql[] =
@@ -115,6 +119,7 @@ end_run(Calculation *calculation)
     values[2] = Int64GetDatum(calculation->skipped);
     values[3] = Int64GetDatum(calculation->range.errors);
     (void)spi_run(end_sql, 4, types, values, NULL, false, 0);
+    (void)spi_run(prune_sql, 0, NULL, NULL, NULL, false, 0);
     xact_commit();
 }
 
