@@ -404,7 +404,7 @@ apapacho_payout_export(PG_FUNCTION_ARGS)
 {
     Oid types[] = {TEXTOID, TEXTOID, BOOLOID};
     Datum values[3];
-    char nulls[3] = "   ";
+    char nulls[] = {' ', ' ', ' '};
     Export export;
     Datum ids;
     bool is_null;
