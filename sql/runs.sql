@@ -50,13 +50,13 @@ SELECT job, trigger, status, sqlstate, error FROM apapacho_jobs.run ORDER BY id 
 SELECT count(*) FROM apapacho_create_tables() WHERE created;
 
 -- The answers; a run id is a number that grows.
-SELECT job, answer - 'runId' AS answer, jsonb_typeof(answer->'runId') AS run_id
+SELECT job, answer - 'runId' - 'payoutRun' AS answer, jsonb_typeof(answer->'runId') AS run_id
 FROM unnest(ARRAY['outbox', 'payout', 'cleanup', 'retry']) AS j (job), apapacho_run_job(job) AS answer;
 SELECT apapacho_run_job('payoutCalculation')->>'job' AS job;
 SELECT apapacho_run_job('payout', wait => false) - 'runId' AS answer;
 CALL runs.wait_for($$NOT (SELECT bool_or(executing) FROM apapacho_job_status())$$);
 SELECT job, trigger, status, requested_by = current_user AS by_us, scheduled_for <= started_at AND started_at <= finished_at AS times,
-    result, error
+    result - 'payoutRun' AS result, error
 FROM apapacho_jobs.run WHERE status = 'succeeded' ORDER BY id;
 
 -- Errors
@@ -65,7 +65,7 @@ SELECT apapacho_run_job('');
 SELECT apapacho_run_job(NULL);
 
 -- The status
-SELECT name, long_name, cron, running, executing, next_run > now() AS next_run, last_trigger, last_status, last_result, last_error,
+SELECT name, long_name, cron, running, executing, next_run > now() AS next_run, last_trigger, last_status, last_result - 'payoutRun' AS last_result, last_error,
     last_run <= last_finished AS times
 FROM apapacho_job_status();
 

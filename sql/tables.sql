@@ -35,6 +35,7 @@ CREATE FUNCTION layout(schema text) RETURNS TABLE (kind text, definition text)
             SELECT 'index', pg_get_indexdef(indexrelid) FROM tables JOIN pg_index ON indrelid = tables.oid
             UNION ALL
             SELECT 'trigger', format('%s %s', relname, tgtype) FROM tables JOIN pg_trigger ON tgrelid = tables.oid
+                JOIN pg_proc ON pg_proc.oid = tgfoid AND pronamespace <> 'apapacho_jobs'::regnamespace -- guards come and go with the extension
             UNION ALL
             SELECT 'label', format('%s %s %s', typname, enumsortorder, enumlabel)
             FROM pg_type JOIN pg_enum ON enumtypid = pg_type.oid WHERE typnamespace = to_regnamespace(schema))

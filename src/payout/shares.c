@@ -222,16 +222,9 @@ finish_shares(PayRange *range, int parts, int64 to_look_at)
     xact_commit();
 }
 
-void
-payout_share_out(PayRange *range, int64 to_look_at)
+static void
+pay_with_helpers(PayRange *range, int parts, int64 to_look_at)
 {
-    int64 worth = to_look_at / ((int64)setting_payout_batch_size * WORTH_BATCHES);
-    int parts = (int)Min(setting_payout_workers, worth);
-
-    if (parts <= 1) {
-        payout_pay_range(range, report_progress, &to_look_at);
-        return;
-    }
     write_shares(range, parts, to_look_at);
     PG_TRY();
     {
@@ -246,6 +239,18 @@ payout_share_out(PayRange *range, int64 to_look_at)
     PG_END_TRY();
     if (!job_was_stopped())
         finish_shares(range, parts, to_look_at);
+}
+
+void
+payout_share_out(PayRange *range, int64 to_look_at)
+{
+    int64 worth = to_look_at / ((int64)setting_payout_batch_size * WORTH_BATCHES);
+    int parts = (int)Min(setting_payout_workers, worth);
+
+    if (parts > 1)
+        pay_with_helpers(range, parts, to_look_at);
+    else
+        payout_pay_range(range, report_progress, &to_look_at);
 }
 
 /* In a helper: how far it is, in its row. */

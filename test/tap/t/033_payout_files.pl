@@ -28,8 +28,8 @@ my $creator = q{
     INSERT INTO apapacho_jobs.payout_origin (payout_id, run_id) VALUES ('p-' || name, run);
     $$;
     INSERT INTO "FeeSchedule" (id, "effectiveFrom") VALUES ('fees', '2020-01-01');
-    INSERT INTO apapacho_jobs.payout_run (id, cutoff, fee_schedule_id, hold_days, min_payout, frequency, period_start, period_end, time_zone, forced, complete)
-        SELECT 'run-' || n, now(), 'fees', 7, 20000, 'WEEKLY', now(), now(), 'UTC', false, true FROM generate_series(1, 9) AS n;
+    INSERT INTO apapacho_jobs.payout_run (id, at, cutoff, fee_schedule_id, hold_days, min_payout, frequency, period_start, period_end, time_zone, forced, complete)
+        SELECT 'run-' || n, now(), now(), 'fees', 7, 20000, 'WEEKLY', now(), now(), 'UTC', false, true FROM generate_series(1, 9) AS n;
 };
 $node->ask($creator);
 
