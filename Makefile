@@ -99,8 +99,10 @@ PAYOUT_OBJS = \
 	src/payout/install.o \
 	src/payout/ledger.o \
 	src/payout/pay.o \
+	src/payout/range.o \
 	src/payout/reconcile.o \
 	src/payout/retry.o \
+	src/payout/shares.o \
 	src/payout/sql.o \
 	src/payout/state.o \
 	src/payout/statement.o \

@@ -29,9 +29,9 @@ CREATE FUNCTION creator(name text, amount bigint, status text DEFAULT 'CALCULATE
         SELECT 'a-' || name, name, bank, 'Banco de Prueba', type, number, holder, rut, true, now() WHERE rut IS NOT NULL;
     INSERT INTO apapacho_jobs.payout_origin (payout_id, run_id) VALUES ('p-' || name, 'run-1');
 END;
-INSERT INTO apapacho_jobs.payout_run (id, cutoff, fee_schedule_id, hold_days, min_payout, frequency, period_start, period_end, time_zone, forced, complete)
-    VALUES ('run-1', now(), 'f', 7, 20000, 'WEEKLY', now(), now(), 'UTC', false, true),
-           ('run-2', now(), 'f', 7, 20000, 'WEEKLY', now(), now(), 'UTC', false, true);
+INSERT INTO apapacho_jobs.payout_run (id, at, cutoff, fee_schedule_id, hold_days, min_payout, frequency, period_start, period_end, time_zone, forced, complete)
+    VALUES ('run-1', now(), now(), 'f', 7, 20000, 'WEEKLY', now(), now(), 'UTC', false, true),
+           ('run-2', now(), now(), 'f', 7, 20000, 'WEEKLY', now(), now(), 'UTC', false, true);
 SELECT creator('good', 52000), creator('accents', 30000, holder => E'José  "Pepe" Ñandú; e\tHijos', rut => '60803000-k'),
        creator('formula', 25000, holder => '=cmd|'' /C calc''!A0', number => '9999999999999999'), creator('minus', 21000, holder => '-+@ Luz'),
        creator('no-account', 20001, rut => NULL), creator('no-default', 20002), creator('unverified', 20003), creator('several', 20004),

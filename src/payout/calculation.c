@@ -37,20 +37,9 @@ PG_FUNCTION_INFO_V1(apapacho_payout_create);
 /* A run of the job. */
 typedef struct Calculation {
     JobRun *run;
-    LOCKTAG lock;
-    bool locked; /* whether we hold it; the end of a failed transaction takes it away */
-    PayoutRules rules;
-    bool everybody;      /* whether it looks at all creators */
-    int64 to_look_at;    /* creators, about */
-    char *run_id;        /* of apapacho_jobs.payout_run */
-    Timestamp *sinces;   /* of the batch at hand, beside its ids */
-    char **ids;          /* of the batch at hand */
-    MemoryContext batch; /* of the ids at hand; emptied between batches */
-    char *last_id;       /* of the batch before, in run->context; NULL at first */
-    int64 looked_at;
-    int64 created;
+    PayRange range; /* the creators that are not left to helpers; its figures become those of all */
+    int64 to_look_at;
     int64 skipped;
-    int64 errors;
 } Calculation;
 
 static const char completed_sql[] =
@@ -61,137 +50,13 @@ static const char completed_sql[] =
               "  'result', pg_catalog.jsonb_build_object('created', $2, 'skipped', $3, 'errors', $4)), $1"
               " FROM (SELECT apapacho_jobs.uuid_v7() AS id) AS e";
 
-/* The lock of calculations. It stands for the table "Payout" as it is now. */
-static void
-make_lock_tag(LOCKTAG *tag)
-{
-    Oid table = get_relname_relid("Payout", get_namespace_oid(setting_schema, true));
-
-    SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, RelationRelationId, table, 1);
-}
-
 static void
 find_lock(Calculation *calculation)
 {
     xact_begin("finding the payout tables");
     (void)user_table_check(TABLE_PAYOUT);
-    make_lock_tag(&calculation->lock);
+    payout_lock_tag(&calculation->range.lock);
     xact_commit();
-}
-
-/* Waits for its turn, in a transaction that holds nothing else and no snapshot. */
-static void
-lock_for_session(Calculation *calculation)
-{
-    pgstat_report_activity(STATE_RUNNING, "waiting for another payout calculation");
-    StartTransactionCommand();
-    (void)LockAcquire(&calculation->lock, ExclusiveLock, true, false);
-    CommitTransactionCommand();
-    calculation->locked = true;
-    pgstat_report_activity(STATE_IDLE, NULL);
-}
-
-/* Begins a transaction of the run as the tables' owner. */
-static void
-begin_step(const Calculation *calculation, const char *activity, RunAs *saved)
-{
-    LOCKTAG tag;
-
-    xact_begin(activity);
-    payout_run_as(saved);
-    make_lock_tag(&tag);
-    if (memcmp(&tag, &calculation->lock, sizeof(tag)) != 0)
-        ereport(ERROR, (errcode(ERRCODE_OBJECT_IN_USE),
-                        errmsg("table %s was replaced during the payout calculation", user_table_name(TABLE_PAYOUT)),
-                        errhint("Run the job again.")));
-}
-
-/* Pays creators in a transaction of their own; counts them once it is committed. A PayoutStep. */
-static void
-pay_in_transaction(void *state, char **ids, int count)
-{
-    Calculation *calculation = state;
-    PayFigures figures;
-    RunAs saved;
-
-    if (!calculation->locked)
-        lock_for_session(calculation);
-    calculation->locked = false; /* if it fails: an abort releases the session's locks too */
-    begin_step(calculation, "calculating payouts", &saved);
-    payout_pay(&calculation->rules, calculation->run_id, ids,
-               count > 0 ? calculation->sinces + (ids - calculation->ids) : NULL, count, &figures);
-    if (!calculation->everybody)
-        payout_looked_at(ids, count);
-    run_as_end(&saved);
-    xact_commit();
-    calculation->locked = true;
-    calculation->created += figures.created;
-}
-
-/* A creator who cannot be paid: the reason is kept, and the next run tries again. */
-static void
-keep_error(void *state, char *id, const ErrorData *error)
-{
-    Calculation *calculation = state;
-    RunAs saved;
-
-    if (!calculation->locked)
-        lock_for_session(calculation);
-    calculation->locked = false;
-    begin_step(calculation, "keeping why a payout could not be calculated", &saved);
-    payout_keep_error(&calculation->rules, calculation->run_id, id, error);
-    if (!calculation->everybody)
-        payout_looked_at(&id, 1);
-    run_as_end(&saved);
-    xact_commit();
-    calculation->locked = true;
-}
-
-/* The next creators, in the batch's memory; their number. */
-static int
-next_creators(Calculation *calculation)
-{
-    RunAs saved;
-    int count;
-
-    if (calculation->everybody)
-        begin_step(calculation, "finding creators to pay", &saved);
-    else
-        xact_begin("finding creators to pay");
-    count = payout_next_creators(calculation->everybody, calculation->last_id, setting_payout_batch_size,
-                                 calculation->batch, &calculation->ids, &calculation->sinces);
-    if (calculation->everybody)
-        run_as_end(&saved);
-    xact_commit();
-    return count;
-}
-
-static void
-pay_everybody(Calculation *calculation)
-{
-    PayoutWork work = {
-        .step = pay_in_transaction,
-        .state = calculation,
-        .memory = calculation->batch,
-        .failure = "could not calculate the payout of creator",
-        .failed = keep_error,
-    };
-
-    while (!job_should_stop(calculation->run)) {
-        int count = next_creators(calculation);
-
-        if (count == 0)
-            break;
-        MemoryContextSwitchTo(calculation->batch);
-        calculation->errors += payout_divide(&work, calculation->ids, count);
-        if (calculation->last_id != NULL)
-            pfree(calculation->last_id);
-        calculation->last_id = MemoryContextStrdup(calculation->run->context, calculation->ids[count - 1]);
-        calculation->looked_at += count;
-        MemoryContextSwitchTo(calculation->run->context);
-        MemoryContextReset(calculation->batch);
-        job_progress(calculation->looked_at, Max(calculation->to_look_at, calculation->looked_at), "creators");
-    }
 }
 
 /* Begins the run: the rules, frozen, and whom to look at. */
@@ -199,7 +64,7 @@ static void
 begin_run(Calculation *calculation)
 {
     bool forced = job_argument_int(calculation->run, "forced", 0) != 0;
-    PayoutRules *rules = &calculation->rules;
+    PayoutRules *rules = &calculation->range.rules;
     MemoryContext before = CurrentMemoryContext;
     RunAs saved;
 
@@ -207,7 +72,7 @@ begin_run(Calculation *calculation)
     payout_require_guards(true);
     xact_commit();
 
-    begin_step(calculation, "reading the fee schedule", &saved);
+    payout_range_begin(&calculation->range, "reading the fee schedule", &saved);
     payout_read_rules(rules, forced);
     rules->fee_schedule = MemoryContextStrdup(calculation->run->context, rules->fee_schedule);
     rules->frequency = MemoryContextStrdup(calculation->run->context, rules->frequency);
@@ -215,22 +80,28 @@ begin_run(Calculation *calculation)
     run_as_end(&saved);
     xact_commit();
 
-    calculation->to_look_at = payout_discover(rules, &calculation->everybody);
-    begin_step(calculation, "beginning the payout calculation", &saved);
-    calculation->run_id = MemoryContextStrdup(calculation->run->context,
-                                              payout_begin_run(rules, calculation->run->id, calculation->everybody));
+    calculation->to_look_at = payout_discover(rules, &calculation->range.everybody);
+    payout_range_begin(&calculation->range, "beginning the payout calculation", &saved);
+    calculation->range.run_id = MemoryContextStrdup(
+        calculation->run->context, payout_begin_run(rules, calculation->run->id, calculation->range.everybody));
     run_as_end(&saved);
     xact_commit();
     MemoryContextSwitchTo(before);
 }
 
-/* Ends it: figures, and what the next run can go by. */
+/* Ends it: figures, what the next run can go by, and reasons that are too old to be kept (with the history). */
 static void
 end_run(Calculation *calculation)
 {
     static const char skipped_sql[] =
         "SELECT pg_catalog.count(*) FROM apapacho_jobs.payout_reason AS n WHERE n.until_run IS NULL"
         " AND n.reason <> 'ERROR' AND NOT (n.paid AND n.from_run = $1)";
+    static const char prune_sql[] =
+        "DELETE FROM apapacho_jobs.payout_reason AS n WHERE n.until_run <= (SELECT pg_catalog.max(r.id COLLATE \"C\")"
+        " FROM apapacho_jobs.payout_run AS r WHERE r.started_at < pg_catalog.now() - pg_catalog.make_interval("
+        "  days => NULLIF(pg_catalog.current_setting('apapacho_jobs.history_days')::integer, 0)))";
+    static const char created_sql[] =
+        "SELECT pg_catalog.count(*) FROM apapacho_jobs.payout_origin AS o WHERE o.run_id = $1";
     static const char end_sql[] =
         "UPDATE apapacho_jobs.payout_run SET finished_at = pg_catalog.clock_timestamp(), created = $2, skipped = $3,"
         " errors = $4 WHERE id = $1";
@@ -238,14 +109,17 @@ end_run(Calculation *calculation)
     Datum values[4];
 
     xact_begin("ending the payout calculation");
-    payout_discovered(&calculation->rules, calculation->everybody, calculation->run_id);
-    values[0] = CStringGetTextDatum(calculation->run_id);
+    payout_discovered(&calculation->range.rules, calculation->range.everybody, calculation->range.run_id);
+    values[0] = CStringGetTextDatum(calculation->range.run_id);
     (void)spi_run(skipped_sql, 1, types, values, NULL, false, 0);
     calculation->skipped = spi_int64(0, 1);
-    values[1] = Int64GetDatum(calculation->created);
+    (void)spi_run(created_sql, 1, types, values, NULL, false, 0);
+    calculation->range.created = spi_int64(0, 1);
+    values[1] = Int64GetDatum(calculation->range.created);
     values[2] = Int64GetDatum(calculation->skipped);
-    values[3] = Int64GetDatum(calculation->errors);
+    values[3] = Int64GetDatum(calculation->range.errors);
     (void)spi_run(end_sql, 4, types, values, NULL, false, 0);
+    (void)spi_run(prune_sql, 0, NULL, NULL, NULL, false, 0);
     xact_commit();
 }
 
@@ -257,11 +131,11 @@ report_completion(const Calculation *calculation)
     Datum values[4];
     RunAs saved;
 
-    begin_step(calculation, "completing the payout calculation", &saved);
+    payout_range_begin(&calculation->range, "completing the payout calculation", &saved);
     values[0] = TimestampGetDatum(payout_now());
-    values[1] = Int64GetDatum(calculation->created);
+    values[1] = Int64GetDatum(calculation->range.created);
     values[2] = Int64GetDatum(calculation->skipped);
-    values[3] = Int64GetDatum(calculation->errors);
+    values[3] = Int64GetDatum(calculation->range.errors);
     if (spi_run(payout_sql(completed_sql), 4, types, values, NULL, false, 0) != 1)
         ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
                         errmsg("the event of the completed calculation could not be written"),
@@ -270,7 +144,7 @@ report_completion(const Calculation *calculation)
     xact_commit();
     ereport(LOG, (errmsg_internal("[Job:Payout] Completado - Creados: " INT64_FORMAT ", Omitidos: " INT64_FORMAT
                                   ", Errores: " INT64_FORMAT,
-                                  calculation->created, calculation->skipped, calculation->errors),
+                                  calculation->range.created, calculation->skipped, calculation->range.errors),
                   errhidestmt(true), errhidecontext(true)));
 }
 
@@ -280,28 +154,30 @@ payout_calculate_run(JobRun *run)
     Calculation *calculation = MemoryContextAllocZero(run->context, sizeof(Calculation));
 
     calculation->run = run;
-    calculation->batch = AllocSetContextCreate(run->context, "apapacho_jobs payout batch", ALLOCSET_DEFAULT_SIZES);
+    calculation->range.run = run;
+    calculation->range.takes_lock = true;
     find_lock(calculation);
-    lock_for_session(calculation);
+    payout_range_lock(&calculation->range);
     PG_TRY();
     {
         begin_run(calculation);
-        pay_everybody(calculation);
+        payout_share_out(&calculation->range, calculation->to_look_at);
         end_run(calculation);
         if (!job_was_stopped())
             report_completion(calculation);
     }
     PG_FINALLY();
     {
-        if (calculation->locked)
-            (void)LockRelease(&calculation->lock, ExclusiveLock, true);
+        if (calculation->range.locked)
+            (void)LockRelease(&calculation->range.lock, ExclusiveLock, true);
     }
     PG_END_TRY();
 
     MemoryContextSwitchTo(run->context);
     return psprintf("{\"created\": " INT64_FORMAT ", \"skipped\": " INT64_FORMAT ", \"errors\": " INT64_FORMAT
                     ", \"payoutRun\": \"%s\"}",
-                    calculation->created, calculation->skipped, calculation->errors, calculation->run_id);
+                    calculation->range.created, calculation->skipped, calculation->range.errors,
+                    calculation->range.run_id);
 }
 
 /* Takes the lock of calculations for the caller's transaction, or fails at once. */
@@ -317,7 +193,7 @@ lock_for_transaction(void)
                         XactIsoLevel == XACT_SERIALIZABLE ? "serializable" : "repeatable read"),
                  errdetail("Its snapshot may be older than a payout that already includes the same transactions."),
                  errhint("Use a transaction of isolation level read committed.")));
-    make_lock_tag(&tag);
+    payout_lock_tag(&tag);
     if (LockAcquire(&tag, ExclusiveLock, false, true) == LOCKACQUIRE_NOT_AVAIL)
         ereport(ERROR,
                 (errcode(ERRCODE_OBJECT_IN_USE), errmsg("another payout calculation is running in this database"),

@@ -42,14 +42,20 @@ static const char fill_sql[] =
 static const char count_todo_sql[] = "SELECT pg_catalog.count(*) FROM apapacho_jobs.payout_todo";
 static const char count_creators_sql[] = "SELECT pg_catalog.count(*) FROM {Creator}";
 
-/* $1: after, $2: most. */
+/* $1: after, $2: most, $3: until. */
 static const char next_creators_sql[] =
-    "SELECT c.\"id\", '-infinity'::timestamp FROM {Creator} AS c WHERE $1 IS NULL OR c.\"id\" > $1"
-    " ORDER BY c.\"id\" LIMIT $2";
+    "SELECT c.\"id\", '-infinity'::timestamp FROM {Creator} AS c WHERE ($1 IS NULL OR c.\"id\" > $1)"
+    "  AND ($3 IS NULL OR c.\"id\" <= $3) ORDER BY c.\"id\" LIMIT $2";
 static const char next_todo_sql[] =
     "SELECT t.creator_id, LEAST(t.since, (SELECT n.since FROM apapacho_jobs.payout_reason AS n"
     "   WHERE n.creator_id = t.creator_id AND n.until_run IS NULL))"
-    " FROM apapacho_jobs.payout_todo AS t WHERE $1 IS NULL OR t.creator_id > $1 ORDER BY t.creator_id LIMIT $2";
+    " FROM apapacho_jobs.payout_todo AS t WHERE ($1 IS NULL OR t.creator_id > $1)"
+    "  AND ($3 IS NULL OR t.creator_id <= $3) ORDER BY t.creator_id LIMIT $2";
+
+/* $1: so many come before it. */
+static const char nth_creator_sql[] = "SELECT c.\"id\" FROM {Creator} AS c ORDER BY c.\"id\" OFFSET $1 LIMIT 1";
+static const char nth_todo_sql[] =
+    "SELECT t.creator_id FROM apapacho_jobs.payout_todo AS t ORDER BY t.creator_id OFFSET $1 LIMIT 1";
 
 static const char looked_at_sql[] = "DELETE FROM apapacho_jobs.payout_todo AS t WHERE t.creator_id = ANY ($1)";
 
@@ -116,14 +122,26 @@ payout_discover(const PayoutRules *rules, bool *everybody)
     return count;
 }
 
-int
-payout_next_creators(bool everybody, const char *after, int most, MemoryContext memory, char ***ids, Timestamp **sinces)
+char *
+payout_nth_creator(bool everybody, int64 number)
 {
-    Oid types[] = {TEXTOID, INT4OID};
-    Datum values[] = {after != NULL ? CStringGetTextDatum(after) : (Datum)0, Int32GetDatum(most)};
-    char nulls[] = {after != NULL ? ' ' : 'n', ' '};
-    const char *sql = everybody ? payout_sql(next_creators_sql) : next_todo_sql;
-    int count = (int)spi_run(sql, 2, types, values, nulls, true, 0);
+    Oid type = INT8OID;
+    Datum value = Int64GetDatum(number);
+
+    return spi_run(everybody ? payout_sql(nth_creator_sql) : nth_todo_sql, 1, &type, &value, NULL, true, 1) > 0
+               ? spi_text(0, 1)
+               : NULL;
+}
+
+int
+payout_next_creators(const PayRange *range, int most, MemoryContext memory, char ***ids, Timestamp **sinces)
+{
+    Oid types[] = {TEXTOID, INT4OID, TEXTOID};
+    Datum values[] = {range->after != NULL ? CStringGetTextDatum(range->after) : (Datum)0, Int32GetDatum(most),
+                      range->until != NULL ? CStringGetTextDatum(range->until) : (Datum)0};
+    char nulls[] = {range->after != NULL ? ' ' : 'n', ' ', range->until != NULL ? ' ' : 'n'};
+    const char *sql = range->everybody ? payout_sql(next_creators_sql) : next_todo_sql;
+    int count = (int)spi_run(sql, 3, types, values, nulls, true, 0);
     MemoryContext before = MemoryContextSwitchTo(memory);
 
     *ids = palloc(sizeof(char *) * Max(count, 1));

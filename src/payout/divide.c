@@ -82,6 +82,17 @@ concerns_all(const PayoutWork *work, const ErrorData *error)
     return without_rows != NULL;
 }
 
+/*
+ * Whether another try may see what this one ran into. What somebody else has put into a payout meanwhile is a duplicate
+ * key at first.
+ */
+static bool
+is_conflict(int sqlstate)
+{
+    return sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE || sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
+           sqlstate == ERRCODE_UNIQUE_VIOLATION;
+}
+
 int
 payout_divide(const PayoutWork *work, char **ids, int count)
 {
@@ -91,8 +102,7 @@ payout_divide(const PayoutWork *work, char **ids, int count)
         error = attempt(work, ids, count);
         if (error == NULL)
             return 0;
-        if (tries == CONFLICT_ATTEMPTS || (error->sqlerrcode != ERRCODE_T_R_SERIALIZATION_FAILURE &&
-                                           error->sqlerrcode != ERRCODE_T_R_DEADLOCK_DETECTED))
+        if (tries == CONFLICT_ATTEMPTS || !is_conflict(error->sqlerrcode))
             break;
         FreeErrorData(error);
         CHECK_FOR_INTERRUPTS();

@@ -10,7 +10,9 @@
 #include "datatype/timestamp.h"
 #include "fmgr.h"
 #include "lib/stringinfo.h"
+#include "storage/lock.h"
 
+#include "server/job.h"
 #include "server/xact.h"
 
 /* An SQL expression of type timestamp as the text that JavaScript's toISOString() gives. */
@@ -198,6 +200,9 @@ void payout_pay(const PayoutRules *rules, const char *run_id, char **ids, const 
 /* Keeps the reason ERROR for a creator who could not be paid. */
 void payout_keep_error(const PayoutRules *rules, const char *run_id, char *id, const ErrorData *error);
 
+/* The rules that a run has frozen, from its row; as run_as'ed. Strings as those of payout_read_rules. */
+void payout_read_run(const char *run_id, PayoutRules *rules);
+
 /* Writes the row of a run, as run_as'ed; its id, palloc'ed. job_run: 0 when it is not a job's. */
 char *payout_begin_run(const PayoutRules *rules, int64 job_run, bool complete);
 
@@ -209,12 +214,48 @@ char *payout_begin_run(const PayoutRules *rules, int64 job_run, bool complete);
  */
 int64 payout_discover(const PayoutRules *rules, bool *everybody);
 
+/* A range of ids, and how far it has been dealt with (range.c). */
+typedef struct PayRange {
+    JobRun *run;
+    PayoutRules rules;
+    char *run_id;    /* of apapacho_jobs.payout_run */
+    bool everybody;  /* whether it is of all creators, or of payout_todo */
+    char *after;     /* from the first id after that; NULL: from the first. It moves on with the work */
+    char *until;     /* to that id; NULL: to the last */
+    bool takes_lock; /* of calculations; a helper does not */
+    bool locked;     /* whether we hold it; the end of a failed transaction takes it away */
+    LOCKTAG lock;
+    int64 looked_at; /* creators */
+    int64 created;   /* payouts */
+    int64 errors;
+} PayRange;
+
+/* The lock of calculations. It stands for the table "Payout" as it is now. */
+void payout_lock_tag(LOCKTAG *tag);
+
+/* Waits for it, outside of a transaction, if the range takes it and does not hold it. */
+void payout_range_lock(PayRange *range);
+
+/* Begins a transaction of the run as the tables' owner. */
+void payout_range_begin(const PayRange *range, const char *activity, RunAs *saved);
+
+/* Pays the creators of the range, unless the run is told to stop; `report` is called after each batch. */
+void payout_pay_range(PayRange *range, void (*report)(const PayRange *range, void *state), void *state);
+
 /*
- * Of what is to be looked at, the next creators: after the id `after` (NULL: from the first), in the order of their
- * ids. Arrays in `memory`; their number is returned. In a transaction that is run_as'ed for `everybody`, else not.
+ * Pays them with the help of other processes, if there are many (shares.c): the range's figures become those of all.
+ * The range is everything at first.
  */
-int payout_next_creators(bool everybody, const char *after, int most, MemoryContext memory, char ***ids,
-                         Timestamp **sinces);
+void payout_share_out(PayRange *range, int64 to_look_at);
+
+/*
+ * Of what is to be looked at in the range, the next creators in the order of their ids. Arrays in `memory`; their
+ * number is returned. In a transaction that is run_as'ed for everybody, else not.
+ */
+int payout_next_creators(const PayRange *range, int most, MemoryContext memory, char ***ids, Timestamp **sinces);
+
+/* The id that so many come before, palloc'ed; NULL when there are not so many. In such a transaction too. */
+char *payout_nth_creator(bool everybody, int64 number);
 
 /* These have been looked at, in the transaction at hand, as run_as'ed. */
 void payout_looked_at(char **ids, int count);

@@ -142,10 +142,10 @@ static const char open_sql[] =
     "  u.adjustments::numeric,"
     "  u.next_at, u.look_at, u.since, u.sqlstate, u.message FROM " FINDINGS;
 
-static const char begin_run_sql[] =
-    "INSERT INTO apapacho_jobs.payout_run (id, job_run_id, cutoff, fee_schedule_id, hold_days, min_payout, frequency,"
-    " period_start, period_end, time_zone, forced, complete)"
-    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+static const char begin_run_sql[] = "INSERT INTO apapacho_jobs.payout_run (id, job_run_id, at, cutoff, "
+                                    "fee_schedule_id, hold_days, min_payout, frequency,"
+                                    " period_start, period_end, time_zone, forced, complete)"
+                                    " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 static Datum
 array_of_datums(Datum *values, bool *nulls, int count, Oid type, int width, bool by_value, char align)
@@ -423,8 +423,8 @@ payout_keep_error(const PayoutRules *rules, const char *run_id, char *id, const 
 char *
 payout_begin_run(const PayoutRules *rules, int64 job_run, bool complete)
 {
-    Oid types[] = {TEXTOID, INT8OID,      TIMESTAMPOID, TEXTOID, INT4OID, INT8OID,
-                   TEXTOID, TIMESTAMPOID, TIMESTAMPOID, TEXTOID, BOOLOID, BOOLOID};
+    Oid types[] = {TEXTOID, INT8OID,      TIMESTAMPOID, TIMESTAMPOID, TEXTOID, INT4OID, INT8OID,
+                   TEXTOID, TIMESTAMPOID, TIMESTAMPOID, TEXTOID,      BOOLOID, BOOLOID};
     char nulls[lengthof(types)];
     Datum values[lengthof(types)];
     char *id = palloc(UUID_TEXT_SIZE);
@@ -435,16 +435,40 @@ payout_begin_run(const PayoutRules *rules, int64 job_run, bool complete)
     values[1] = Int64GetDatum(job_run);
     if (job_run == 0)
         nulls[1] = 'n';
-    values[2] = TimestampGetDatum(rules->cutoff);
-    values[3] = CStringGetTextDatum(rules->fee_schedule);
-    values[4] = Int32GetDatum(rules->hold_days);
-    values[5] = Int64GetDatum(rules->min_payout);
-    values[6] = CStringGetTextDatum(rules->frequency);
-    values[7] = TimestampGetDatum(rules->period_start);
-    values[8] = TimestampGetDatum(rules->period_end);
-    values[9] = CStringGetTextDatum(rules->zone);
-    values[10] = BoolGetDatum(rules->forced);
-    values[11] = BoolGetDatum(complete);
+    values[2] = TimestampGetDatum(rules->now);
+    values[3] = TimestampGetDatum(rules->cutoff);
+    values[4] = CStringGetTextDatum(rules->fee_schedule);
+    values[5] = Int32GetDatum(rules->hold_days);
+    values[6] = Int64GetDatum(rules->min_payout);
+    values[7] = CStringGetTextDatum(rules->frequency);
+    values[8] = TimestampGetDatum(rules->period_start);
+    values[9] = TimestampGetDatum(rules->period_end);
+    values[10] = CStringGetTextDatum(rules->zone);
+    values[11] = BoolGetDatum(rules->forced);
+    values[12] = BoolGetDatum(complete);
     (void)spi_run(begin_run_sql, lengthof(types), types, values, nulls, false, 0);
     return id;
+}
+
+void
+payout_read_run(const char *run_id, PayoutRules *rules)
+{
+    static const char read_sql[] = "SELECT r.at, r.cutoff, r.fee_schedule_id, r.hold_days, r.min_payout, r.frequency, "
+                                   "r.period_start, r.period_end,"
+                                   " r.time_zone, r.forced FROM apapacho_jobs.payout_run AS r WHERE r.id = $1";
+    Oid type = TEXTOID;
+    Datum value = CStringGetTextDatum(run_id);
+
+    if (spi_run(read_sql, 1, &type, &value, NULL, true, 1) != 1)
+        elog(ERROR, "payout run \"%s\" does not exist", run_id);
+    rules->now = row_time(0, 1, 0);
+    rules->cutoff = row_time(0, 2, 0);
+    rules->fee_schedule = spi_text(0, 3);
+    rules->hold_days = (int32)spi_int64(0, 4);
+    rules->min_payout = spi_int64(0, 5);
+    rules->frequency = spi_text(0, 6);
+    rules->period_start = row_time(0, 7, 0);
+    rules->period_end = row_time(0, 8, 0);
+    rules->zone = spi_text(0, 9);
+    rules->forced = row_bool(0, 10);
 }

@@ -3,6 +3,7 @@
 CREATE TABLE apapacho_jobs.payout_run (
     id text COLLATE "C" PRIMARY KEY,
     job_run_id bigint,
+    at timestamp NOT NULL,
     started_at timestamptz NOT NULL DEFAULT now(),
     finished_at timestamptz,
     cutoff timestamp NOT NULL,
@@ -21,10 +22,23 @@ CREATE TABLE apapacho_jobs.payout_run (
 );
 COMMENT ON TABLE apapacho_jobs.payout_run IS 'runs of the job payout (and payouts made one by one) with the rules that were frozen for them';
 COMMENT ON COLUMN apapacho_jobs.payout_run.id IS 'a time-ordered uuid: the member "payoutRun" of the job''s result';
+COMMENT ON COLUMN apapacho_jobs.payout_run.at IS 'UTC: the time of the run, the end of the period of its payouts';
 COMMENT ON COLUMN apapacho_jobs.payout_run.cutoff IS 'UTC: a transaction that occurred later is still held';
 COMMENT ON COLUMN apapacho_jobs.payout_run.period_start IS 'UTC: creators who have been paid since then are not due, unless the run is forced';
 COMMENT ON COLUMN apapacho_jobs.payout_run.period_end IS 'UTC: when the next period begins';
 COMMENT ON COLUMN apapacho_jobs.payout_run.complete IS 'whether every creator was looked at, and not only those for whom something had changed';
+
+-- What a run leaves to its helpers (src/payout/shares.c); empty when none is at work.
+CREATE TABLE apapacho_jobs.payout_share (
+    part integer PRIMARY KEY,
+    run_id text NOT NULL,
+    after_id text,
+    until_id text,
+    looked_at bigint NOT NULL DEFAULT 0,
+    errors bigint NOT NULL DEFAULT 0,
+    done boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE apapacho_jobs.payout_share IS 'the ranges of creators that helpers of the run at work pay, and how far they are';
 
 CREATE TABLE apapacho_jobs.payout_origin (
     payout_id text PRIMARY KEY,

@@ -36,6 +36,7 @@ int setting_outbox_timeout;
 bool setting_outbox_wake_on_commit;
 int setting_outbox_workers;
 int setting_payout_batch_size;
+int setting_payout_workers;
 int setting_max_workers;
 char *setting_notify_channel;
 
@@ -511,6 +512,10 @@ settings_define(void)
     delivery_settings_define();
     define_string("apapacho_jobs.schema", "Schema of the tables that the jobs work on.", NULL, &setting_schema,
                   "public", PGC_SUSET, 0, check_schema, NULL, NULL);
+    DefineCustomIntVariable("apapacho_jobs.payout_workers",
+                            "Processes that share a payout calculation when there are many creators.",
+                            "Each beyond the first is a background worker of its own.", &setting_payout_workers, 2, 1,
+                            16, PGC_SUSET, 0, NULL, NULL, NULL);
     DefineCustomIntVariable("apapacho_jobs.payout_batch_size", "Creators that are paid in one transaction.", NULL,
                             &setting_payout_batch_size, 500, 1, 100000, PGC_SUSET, 0, NULL, NULL, NULL);
     MarkGUCPrefixReserved("apapacho_jobs");

@@ -28,6 +28,7 @@ extern int setting_outbox_concurrency;         /* transfers in flight at once, 1
 extern int setting_outbox_workers;             /* publishers at most, 1..16 */
 extern bool setting_outbox_wake_on_commit;     /* commits that add events have them published at once */
 extern int setting_outbox_timeout;             /* a transfer's total deadline, ms */
+extern int setting_payout_workers;             /* processes of a calculation, 1..16 */
 extern int setting_payout_batch_size;          /* creators in one transaction, 1..100000 */
 extern int setting_max_workers;                /* runs of users' jobs at work at once */
 extern char *setting_notify_channel;           /* for failed runs; empty: none */
