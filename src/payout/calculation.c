@@ -109,7 +109,8 @@ end_run(Calculation *calculation)
     Datum values[4];
 
     xact_begin("ending the payout calculation");
-    payout_discovered(&calculation->range.rules, calculation->range.everybody, calculation->range.run_id);
+    if (!job_was_stopped())
+        payout_discovered(&calculation->range.rules, calculation->range.everybody, calculation->range.run_id);
     values[0] = CStringGetTextDatum(calculation->range.run_id);
     (void)spi_run(skipped_sql, 1, types, values, NULL, false, 0);
     calculation->skipped = spi_int64(0, 1);

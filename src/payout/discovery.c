@@ -7,8 +7,11 @@
  */
 #include "postgres.h"
 
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
+#include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 
 #include "payout/internal.h"
@@ -24,7 +27,6 @@ static const char state_sql[] =
     "  < $2 * pg_catalog.current_setting('block_size')::bigint FROM apapacho_jobs.payout_state AS s";
 
 static const char *const begin_complete[] = {
-    "DELETE FROM apapacho_jobs.payout_dirty",
     "DELETE FROM apapacho_jobs.payout_todo",
     "UPDATE apapacho_jobs.payout_state SET full_at = NULL",
 };
@@ -99,6 +101,20 @@ count_creators(void)
     return count;
 }
 
+/*
+ * Forgets whom to look at, of what is committed. There may be millions: at once, unless somebody is just now adding to
+ * it, who must not be kept waiting.
+ */
+static void
+forget_dirty(void)
+{
+    Oid table = get_relname_relid("payout_dirty", get_namespace_oid("apapacho_jobs", false));
+    const char *sql = ConditionalLockRelationOid(table, AccessExclusiveLock) ? "TRUNCATE apapacho_jobs.payout_dirty"
+                                                                             : "DELETE FROM apapacho_jobs.payout_dirty";
+
+    (void)spi_run(sql, 0, NULL, NULL, NULL, false, 0);
+}
+
 int64
 payout_discover(const PayoutRules *rules, bool *everybody)
 {
@@ -107,9 +123,10 @@ payout_discover(const PayoutRules *rules, bool *everybody)
     xact_begin("finding out whom to look at");
     *everybody = !can_go_on(rules);
     if (*everybody) {
+        count = count_creators();
         for (int i = 0; i < lengthof(begin_complete); i++)
             (void)spi_run(begin_complete[i], 0, NULL, NULL, NULL, false, 0);
-        count = count_creators();
+        forget_dirty();
     } else {
         Oid types[] = {TIMESTAMPOID, BOOLOID};
         Datum values[] = {TimestampGetDatum(rules->now), BoolGetDatum(rules->forced)};

@@ -65,18 +65,27 @@ CONF
     pg_ctl start -w -s -D "$work/data" -l "$work/log" </dev/null
 }
 
-# Peak private memory of the workers, in MB, sampled every second while a run is on.
-watch_memory() {
-    local peak=0 pid kb
+# Peak private memory of the worker and its helpers together, in MB, and the CPU seconds of all, sampled every second while a run is on.
+watch_processes() {
+    local peak=0 total pid kb ticks
+    local -A cpu=()
     mkfifo "$work/never" 2>/dev/null || true
     while [[ -e $work/running ]]; do
         read -r -t 1 <>"$work/never" || true
-        for pid in $(sql -d "$1" -c "SELECT pid FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker'"); do
+        total=0
+        for pid in $(sql -d "$1" -c "SELECT pid FROM pg_stat_activity WHERE backend_type IN ('apapacho_jobs worker', 'apapacho_jobs payout helper')
+            AND datname = current_database()"); do
             kb=$(awk '/^RssAnon/ { print $2 }' "/proc/$pid/status" 2>/dev/null || true)
-            ((${kb:-0} <= peak)) || peak=$kb
+            total=$((total + ${kb:-0}))
+            ticks=$(awk '{ print $14 + $15 }' "/proc/$pid/stat" 2>/dev/null || true)
+            [[ -z $ticks ]] || cpu[$pid]=$ticks
         done
+        ((total <= peak)) || peak=$total
     done
     printf '%d' $((peak / 1024)) >"$work/peak"
+    total=0
+    for ticks in "${cpu[@]}"; do total=$((total + ticks)); done
+    awk -v t="$total" -v hz="$(getconf CLK_TCK)" 'BEGIN { printf "%.1f", t / hz }' >"$work/cpu"
 }
 
 bench_payouts() {
@@ -91,11 +100,12 @@ bench_payouts() {
         sql -c "CREATE DATABASE reference TEMPLATE data" -c "CHECKPOINT"
         without_guards reference
         from=$(now)
-        sql -d reference -f "$here/payout_reference.sql"
+        sql -d reference -f "$here/payout_reference.sql" \
+            -c "SELECT (string_to_array(pg_read_file('/proc/self/stat'), ' '))[14:15]" >"$work/reference_cpu"
         reference+=("$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')")
         sql -c "CREATE DATABASE ours TEMPLATE data" -c "CHECKPOINT"
         : >"$work/running"
-        watch_memory ours &
+        watch_processes ours &
         watcher=$!
         from=$(now)
         say "  round $round: $(sql -d ours -c "SELECT apapacho_run_job('payout')")"
@@ -106,8 +116,8 @@ bench_payouts() {
         same_payouts
         sql -c "DROP DATABASE ours" -c "DROP DATABASE reference"
     done
-    say "  ours, seconds:                 $(summary "${ours[@]}"), private memory of the worker at most $(cat "$work/peak") MB"
-    say "  plain set-based SQL, seconds:  $(summary "${reference[@]}")"
+    say "  ours, seconds:                 $(summary "${ours[@]}"), private memory of its processes at most $(cat "$work/peak") MB, CPU seconds $(cat "$work/cpu") (last round)"
+    say "  plain set-based SQL, seconds:  $(summary "${reference[@]}"), CPU seconds $(tr -d '{}' <"$work/reference_cpu" | awk -F, -v hz="$(getconf CLK_TCK)" '{ printf "%.1f", ($1 + $2) / hz }')"
     say "  a run that has nothing to do:  $(summary "${again[@]}")"
     say "  ours / reference:              $(ratio "$(median "${ours[@]}")" "$(median "${reference[@]}")")"
     sql -c "DROP DATABASE data"
