@@ -114,6 +114,14 @@ static const Check checks[] = {
                            " creator %s', a.id, a.creator_id) FROM apapacho_jobs.payout_adjustment_item AS i"
                            " JOIN apapacho_jobs.payout_adjustment AS a ON a.id = i.adjustment_id"
                            " JOIN {Payout} AS p ON p.\"id\" = i.payout_id WHERE p.\"creatorId\" <> a.creator_id"},
+    {"ADJUSTMENT_CREATOR", "SELECT a.creator_id, a.payout_id, t.\"id\", pg_catalog.format('adjustment %s is of creator"
+                           " %s, the transaction of %s', a.id, a.creator_id, t.\"creatorId\")"
+                           " FROM apapacho_jobs.payout_adjustment AS a JOIN {Transaction} AS t"
+                           " ON t.\"id\" = a.transaction_id WHERE t.\"creatorId\" <> a.creator_id"},
+    {"PAYOUT_MISSING", "SELECT NULL, o.payout_id, NULL, 'was made by a run, and sent; it is gone' FROM"
+                       " apapacho_jobs.payout_origin AS o WHERE NOT EXISTS (SELECT FROM {Payout} AS p WHERE p.\"id\" ="
+                       " o.payout_id) AND EXISTS (SELECT FROM apapacho_jobs.payout_transition AS l"
+                       " WHERE l.payout_id = o.payout_id AND l.to_status = 'SENT')"},
     {"STATUS", "SELECT p.\"creatorId\", p.\"id\", NULL, pg_catalog.format('is %s, but the last change known was to"
                " %s', p.\"status\", l.to_status) FROM {Payout} AS p JOIN (SELECT DISTINCT ON (l.payout_id) l.payout_id,"
                "  l.to_status FROM apapacho_jobs.payout_transition AS l ORDER BY l.payout_id, l.id DESC) AS l"
@@ -171,6 +179,9 @@ static const Check checks[] = {
      "  FROM apapacho_jobs.payout_state AS s)) AND (COALESCE(e.payable, 0) <> p.held OR COALESCE(e.pending, 0) <>"
      "  CASE p.\"status\"::text WHEN 'SENT' THEN 0 ELSE p.held END OR COALESCE(e.cash, 0) <>"
      "  CASE p.\"status\"::text WHEN 'SENT' THEN p.held ELSE 0 END)"},
+    {"LEDGER_CREATOR", "SELECT DISTINCT p.\"creatorId\", p.\"id\", NULL, 'entries are of creator ' || e.\"creatorId\""
+                       " FROM {LedgerEntry} AS e JOIN {Payout} AS p ON p.\"id\" = e.\"payoutId\""
+                       " WHERE e.\"description\" LIKE 'payout %' AND e.\"creatorId\" <> p.\"creatorId\""},
     {"LEDGER_ADJUSTMENT",
      "SELECT a.creator_id, NULL, a.transaction_id, pg_catalog.format('adjustment %s of %s: CREATOR_PAYABLE %s', a.id,"
      " a.amount, COALESCE(e.amount, 0)) FROM apapacho_jobs.payout_adjustment AS a LEFT JOIN"

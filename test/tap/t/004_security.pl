@@ -39,7 +39,8 @@ subtest 'an ordinary role can execute next to nothing' => sub {
     my $calls = $node->ask(q{SELECT string_agg('SELECT * FROM ' || p.oid::regproc || '(' ||
             array_to_string(array_fill('NULL'::text, ARRAY[p.pronargs::int]), ', ') || ')', E'\n')
         FROM pg_proc AS p WHERE p.proname LIKE 'apapacho%' AND p.pronamespace = 'public'::regnamespace
-            AND p.proname NOT IN ('apapacho_cron_describe', 'apapacho_cron_next', 'apapacho_report_progress')});
+            AND p.proname NOT IN ('apapacho_cron_describe', 'apapacho_cron_next', 'apapacho_report_progress',
+                'apapacho_rut_normalize')}); # that one is not called at all with a null; see above
     for my $call (split(/\n/, $calls)) {
         like($node->error_of($call, role => 'ordinary'), qr/ERROR:  42501: permission denied for function/, "refused: $call");
     }
