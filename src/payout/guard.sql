@@ -47,6 +47,15 @@ COMMENT ON COLUMN apapacho_jobs.payout_state.installed_at IS 'payouts that were 
 COMMENT ON COLUMN apapacho_jobs.payout_state.full_at IS 'when a run last looked at every creator; null: the next one does';
 COMMENT ON COLUMN apapacho_jobs.payout_state.rules IS 'the rules that the reasons in payout_reason were found by';
 
+-- Of a dump: what runs had noted for each other (payout_dirty) did not come with it.
+CREATE FUNCTION apapacho_jobs.payout_state_restored() RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$ BEGIN NEW.full_at := NULL; RETURN NEW; END $$;
+REVOKE EXECUTE ON FUNCTION apapacho_jobs.payout_state_restored() FROM PUBLIC;
+COMMENT ON FUNCTION apapacho_jobs.payout_state_restored() IS 'in a restored database the next run looks at every creator';
+CREATE TRIGGER payout_state_restored BEFORE INSERT ON apapacho_jobs.payout_state
+    FOR EACH ROW EXECUTE FUNCTION apapacho_jobs.payout_state_restored();
+
 CREATE TABLE apapacho_jobs.payout_dirty (
     creator_id text NOT NULL,
     since timestamp NOT NULL

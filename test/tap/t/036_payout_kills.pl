@@ -40,7 +40,7 @@ sub load_data {
         INSERT INTO "PayoutItem" (id, "payoutId", "transactionId", amount)
             SELECT 'old ' || id, 'old ' || id, id, "creatorPayableAmount" FROM "Transaction" WHERE id LIKE '%-1' OR id LIKE '%3-2';
         UPDATE "Transaction" SET status = 'CHARGEDBACK' WHERE id LIKE '%3-2' OR id LIKE '%4-1';
-        CREATE FUNCTION take_a_moment() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN PERFORM pg_sleep(0.003); RETURN NULL; END \$\$;
+        CREATE FUNCTION take_a_moment() RETURNS trigger LANGUAGE plpgsql AS \$\$ BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END \$\$;
         CREATE TRIGGER take_a_moment AFTER INSERT ON "Payout" FOR EACH ROW EXECUTE FUNCTION take_a_moment();
         CHECKPOINT});
     return;
