@@ -225,7 +225,6 @@ my %steps = (
     }],
 );
 
-delete $steps{adjust} if $ENV{NOADJUST};
 my @lots = map { my $name = $_; ($name) x $steps{$name}[0] } sort keys %steps;
 
 sub step {
