@@ -172,7 +172,12 @@ subtest 'methods and paths' => sub {
         is_error(curl($serve, "GET $path", key => undef), 404, qr/^Ruta no encontrada$/, $path);
     }
     for my $path ('/api/jobs/status%00', '/%zz', '/%', '/a%0d%0aSet-Cookie:x', '/%ff', '/' . 'a/' x 40, '/api/jobs\\status', '/?' . 'a&' x 20) {
-        is_error(curl($serve, "GET $path", key => undef), 400, qr/^La URL no es válida$/, $path);
+        my $answer = curl($serve, "GET $path", key => undef);
+        if ($path =~ /%(00|zz|)$/ && $answer->{headers} !~ /^Content-Type: application\/json/m) {
+            is($answer->{status}, 400, "$path: refused by libmicrohttpd 1.0 itself");
+            next;
+        }
+        is_error($answer, 400, qr/^La URL no es válida$/, $path);
     }
 };
 
@@ -260,7 +265,7 @@ unlike($environment, qr/\Q$serve->{key}\E/, 'the key is not in the environment a
 curl($serve, 'GET /%1b%5b31m?secret=hush');
 my $ended = stop_serve($serve);
 like($ended->{out}, qr{^\d{4}-\d\d-\d\dT[\d:.]+Z 127\.0\.0\.1 POST /api/admin/jobs/run/payout 200 \d+ ms$}m, 'the access log');
-like($ended->{out}, qr{^\S+ 127\.0\.0\.1 GET /%1b%5b31m 400 \d+ ms$}m, 'a path as it came');
+like($ended->{out}, qr{^\S+ 127\.0\.0\.1 GET /%1b%5b31m 400 \d+ ms$}mi, 'a path as it came'); # newer curls write capitals
 unlike($ended->{out} . $ended->{err}, qr/\Q$serve->{key}\E|hush|batchSize/, 'neither key nor query nor body');
 like($ended->{out}, qr{^listening on http://127\.0\.0\.1:\d+/\n.*^stopped\n\z}ms, 'begin and end');
 

@@ -99,7 +99,7 @@ subtest 'bodies' => sub {
             . "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     is($smuggled->{status}, 400, 'a length beside chunks');
     unlike($smuggled->{body}, qr/HTTP/, 'and nothing after it');
-    is(answer_to($serve, request_of($cleanup, @key, 'Transfer-Encoding' => 'gzip, chunked') . "0\r\n\r\n")->{status}, 400, 'another coding');
+    like(answer_to($serve, request_of($cleanup, @key, 'Transfer-Encoding' => 'gzip, chunked') . "0\r\n\r\n")->{status}, qr/^(400|501)$/, 'another coding'); # 501: libmicrohttpd 1.0
     still_answers('bodies');
 };
 
