@@ -38,7 +38,9 @@ sub payout {
     my ($pattern) = @_;
     my @payouts = sort { $a->{creator} cmp $b->{creator} || $a->{id} cmp $b->{id} }
         grep { $_->{status} =~ $pattern } values %{ model()->{payouts} };
-    return one_of(@payouts);
+    # those that carry adjustments are rare and of interest
+    my @adjusted = grep { @{ $_->{adjustments} } } @payouts;
+    return one_of(@adjusted && rand() < 0.5 ? @adjusted : @payouts);
 }
 
 sub remember { my ($step) = @_; $step =~ s/\(id, "creatorId".*?VALUES/.../s; push @history, $step; return; }
@@ -86,7 +88,8 @@ sub status_change {
     my @ids = grep { model()->{transactions}{$_}{status} =~ $from } sort keys %{ model()->{transactions} };
     # those in payouts are of interest
     my @held = grep { model()->holder($_) } @ids;
-    my $id = one_of(@held && rand() < 0.7 ? @held : @ids) // return;
+    my @sent = grep { model()->holder($_)->{status} eq 'SENT' } @held;
+    my $id = one_of(@sent && rand() < 0.5 ? @sent : @held && rand() < 0.7 ? @held : @ids) // return;
     return ($id, one_of(@to));
 }
 
@@ -135,6 +138,15 @@ my %steps = (
         my $payout = payout(rand() < 0.85 ? qr/CALCULATED|PENDING/ : qr/./) or return '';
         my $transfer = rand() < 0.8 ? "transfer of $payout->{id}" : 'another transfer';
         return expect(model()->mark_sent($payout, $transfer), "SELECT apapacho_payout_mark_sent('$payout->{id}', '$transfer')");
+    }],
+    all_sent => [2, sub {
+        my $answer = '';
+        for my $payout (sort { $a->{id} cmp $b->{id} } values %{ model()->{payouts} }) {
+            next unless $payout->{status} eq 'CALCULATED' && $answer eq '' && rand() < 0.7;
+            my $transfer = "transfer of $payout->{id}";
+            $answer = expect(model()->mark_sent($payout, $transfer), "SELECT apapacho_payout_mark_sent('$payout->{id}', '$transfer')");
+        }
+        return $answer;
     }],
     failed => [8, sub {
         my $payout = payout(rand() < 0.85 ? qr/CALCULATED|PENDING/ : qr/SENT|CANCELLED/) or return '';
@@ -345,6 +357,7 @@ step('run');
 is($world->ask(q{SELECT * FROM apapacho_payout_reconcile() AS r WHERE NOT (kind = 'PERIOD' AND EXISTS (
     SELECT FROM "Payout" AS p WHERE p."creatorId" = r.creator_id AND p.id LIKE 'by hand%')) LIMIT 5}), '', 'nothing to reconcile');
 cmp_ok($done{payouts}, '>', 0, 'payouts were made');
+note(scalar(@{ model()->{adjustments} }) . ' adjustments, ' . scalar(grep { @{ $_->{adjustments} } } values %{ model()->{payouts} }) . ' payouts with some');
 pass("$done{steps} steps, $done{checks} checks, PAYOUT_SEED=$seed");
 note(join(', ', map { "$_: $done{$_}" } sort keys %done));
 $node->stop;
