@@ -89,7 +89,9 @@ sub status_change {
     # those in payouts are of interest
     my @held = grep { model()->holder($_) } @ids;
     my @sent = grep { model()->holder($_)->{status} eq 'SENT' } @held;
-    my $id = one_of(@sent && rand() < 0.5 ? @sent : @held && rand() < 0.7 ? @held : @ids) // return;
+    my @adjusted = grep { model()->{transactions}{$_} && model()->{transactions}{$_}{status} =~ $from }
+        map { $_->{transaction} // () } @{ model()->{adjustments} };
+    my $id = one_of(@adjusted && rand() < 0.4 ? @adjusted : @sent && rand() < 0.5 ? @sent : @held && rand() < 0.7 ? @held : @ids) // return;
     return ($id, one_of(@to));
 }
 
@@ -125,7 +127,7 @@ my %steps = (
         return expect('', $sql);
     }],
     reversal => [12, sub {
-        my ($id, $status) = status_change(qr/SUCCEEDED|DISPUTED/, qw(REFUNDED CHARGEDBACK DISPUTED)) or return '';
+        my ($id, $status) = status_change(qr/./, qw(REFUNDED CHARGEDBACK DISPUTED)) or return '';
         model()->{transactions}{$id}{status} = $status;
         return expect('', qq{UPDATE "Transaction" SET status = '$status' WHERE id = '$id'});
     }],
@@ -149,8 +151,9 @@ my %steps = (
         return $answer;
     }],
     failed => [8, sub {
-        my $payout = payout(rand() < 0.85 ? qr/CALCULATED|PENDING/ : qr/SENT|CANCELLED/) or return '';
-        my $reference = rand() < 0.5 ? undef : 'report ' . int rand 3;
+        my $payout = payout(one_of(qr/CALCULATED|PENDING/, qr/PENDING/, rand() < 0.3 ? qr/SENT|CANCELLED/ : qr/PENDING/)) or return '';
+        # also one that has been reported before
+        my $reference = rand() < 0.4 ? undef : one_of(sort(keys %{ $payout->{reports} }), 'report ' . int rand 3);
         my $terminal = rand() < 0.3;
         return expect(model()->mark_failed($payout, 'no', $reference, $terminal), sprintf('SELECT apapacho_payout_mark_failed(%s, %s, %s, %s)',
                 quote($payout->{id}), "'no'", defined $reference ? quote($reference) : 'NULL', $terminal ? 'true' : 'false'));
