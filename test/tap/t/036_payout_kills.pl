@@ -111,6 +111,7 @@ while ($killed < $kills) {
         push @broken, $world->contradictions;
         my $paid = () = found() =~ /^c/mg;
         $partly++ if $paid > 0 && $paid < @expected;
+        last if $paid >= @expected;
     }
     is(join("\n", @broken), '', "round $rounds: what is there is whole after each kill");
     $node->wait_for_scheduler;
@@ -120,7 +121,8 @@ while ($killed < $kills) {
     is(join("\n", $world->contradictions), '', 'nothing contradicts itself');
     is($world->ask('SELECT kind, detail FROM apapacho_payout_reconcile()'), '', 'nothing to reconcile');
     # the same once more; what was adjusted before stays so
-    $world->ask(q{UPDATE "Payout" SET status = 'CANCELLED', "failureReason" = 'by hand' WHERE status = 'CALCULATED'}) if $killed < $kills;
+    $world->ask(q{UPDATE "Payout" SET status = 'CANCELLED', "failureReason" = 'by hand' WHERE status = 'CALCULATED';
+        DELETE FROM "Payout" WHERE status = 'CANCELLED'}) if $killed < $kills;
 }
 cmp_ok($at_work, '>', $kills / 2, "$killed kills, $at_work of them while the calculation was at work");
 cmp_ok($partly, '>', 0, "$partly of them after some had been paid and before all were");
