@@ -198,7 +198,8 @@ static const char preview_sql[] = "SELECT y.creator_id, y.reason IS NULL, y.reas
 Timestamp
 payout_now(void)
 {
-    Timestamp now = GetCurrentStatementStartTimestamp(); /* as UTC: both types count from the same moment */
+    /* as UTC: both types count from the same moment */
+    Timestamp now = GetCurrentStatementStartTimestamp() + (int64)setting_clock_offset * USECS_PER_SEC;
 
     return now - now % 1000;
 }

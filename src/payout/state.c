@@ -14,6 +14,7 @@
 
 #include "payout/internal.h"
 #include "server/compat.h"
+#include "server/settings.h"
 #include "server/ids.h"
 #include "server/user_tables.h"
 
@@ -106,7 +107,7 @@ begin_change(FunctionCallInfo fcinfo, const char *detail_name, Change *change)
     change->failure_reason = spi_text(0, 4);
     /* The clock, once the row is locked: a long statement must not date its change, and the event, before an earlier
      * one. */
-    change->now = GetCurrentTimestamp();
+    change->now = GetCurrentTimestamp() + (int64)setting_clock_offset * USECS_PER_SEC;
     change->now -= change->now % 1000;
 }
 

@@ -10,24 +10,24 @@
 #include "utils/guc.h"
 
 #include "scheduler/due.h"
+#include "server/settings.h"
 
 #define EPOCH_SECONDS ((int64)(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY)
-
-static int clock_offset; /* seconds */
 
 TimestampTz
 clock_now(void)
 {
-    return GetCurrentTimestamp() + (int64)clock_offset * USECS_PER_SEC;
+    return GetCurrentTimestamp() + (int64)setting_clock_offset * USECS_PER_SEC;
 }
 
 void
 clock_define_setting(void)
 {
-    DefineCustomIntVariable("apapacho_jobs.debug_clock_offset",
-                            "Seconds by which the schedulers' clock is ahead of the time of day, for tests.", NULL,
-                            &clock_offset, 0, INT_MIN, INT_MAX, PGC_SIGHUP,
-                            GUC_UNIT_S | GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL, NULL, NULL);
+    DefineCustomIntVariable(
+        "apapacho_jobs.debug_clock_offset",
+        "Seconds by which the clock of schedulers and payouts is ahead of the time of day, for tests.", NULL,
+        &setting_clock_offset, 0, INT_MIN, INT_MAX, PGC_SIGHUP, GUC_UNIT_S | GUC_NOT_IN_SAMPLE | GUC_NO_SHOW_ALL, NULL,
+        NULL, NULL);
 }
 
 static int32_t

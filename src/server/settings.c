@@ -24,6 +24,7 @@
 #include "server/settings.h"
 #include "server/shared.h"
 
+int setting_clock_offset; /* defined in scheduler/due.c */
 bool setting_enabled;
 char *setting_databases;
 char *setting_schema;
