@@ -23,10 +23,11 @@ COMMENT ON COLUMN apapacho_jobs.payout_adjustment.kind IS
 COMMENT ON COLUMN apapacho_jobs.payout_adjustment.origin_payout_id IS 'the payout that had paid the transaction';
 COMMENT ON COLUMN apapacho_jobs.payout_adjustment.payout_id IS 'the live payout that carries it; null: it is open, and a part of the creator''s balance';
 
--- As "PayoutItem" is to transactions: kept when the payout is cancelled.
+-- As "PayoutItem" is to transactions: kept when the payout is cancelled. No foreign key: pg_restore --jobs loads the tables of an extension
+-- in any order.
 CREATE TABLE apapacho_jobs.payout_adjustment_item (
     payout_id text NOT NULL,
-    adjustment_id text NOT NULL REFERENCES apapacho_jobs.payout_adjustment (id),
+    adjustment_id text NOT NULL,
     PRIMARY KEY (payout_id, adjustment_id)
 );
 COMMENT ON TABLE apapacho_jobs.payout_adjustment_item IS 'the adjustments that make up "adjustmentsTotal" of a payout, also of one that was cancelled';

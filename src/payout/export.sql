@@ -33,8 +33,9 @@ COMMENT ON COLUMN apapacho_jobs.payout_file.hash_total IS 'the sum of the accoun
 COMMENT ON COLUMN apapacho_jobs.payout_file.left_out IS 'payouts that could not be paid: see payout_file_left_out';
 COMMENT ON COLUMN apapacho_jobs.payout_file.created_in IS 'the transaction: until it has committed nobody gets the content';
 
+-- No foreign keys to it: pg_restore --jobs loads the tables of an extension in any order.
 CREATE TABLE apapacho_jobs.payout_file_item (
-    file_id text COLLATE "C" NOT NULL REFERENCES apapacho_jobs.payout_file (id),
+    file_id text COLLATE "C" NOT NULL,
     line integer NOT NULL,
     payout_id text NOT NULL,
     creator_id text NOT NULL,
@@ -52,7 +53,7 @@ COMMENT ON COLUMN apapacho_jobs.payout_file_item.attempt IS '"retryCount" at tha
 COMMENT ON COLUMN apapacho_jobs.payout_file_item.live IS 'a payout is in one live file at most; false: the file was cancelled, or the transfer failed and came again';
 
 CREATE TABLE apapacho_jobs.payout_file_left_out (
-    file_id text COLLATE "C" NOT NULL REFERENCES apapacho_jobs.payout_file (id),
+    file_id text COLLATE "C" NOT NULL,
     payout_id text NOT NULL,
     creator_id text NOT NULL,
     amount bigint NOT NULL,

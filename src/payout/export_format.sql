@@ -57,7 +57,7 @@ COMMENT ON COLUMN apapacho_jobs.payout_format.file_name IS 'with {format}, {date
 COMMENT ON COLUMN apapacho_jobs.payout_format.max_payments IS 'in one file; an export makes as many files as it takes';
 
 CREATE TABLE apapacho_jobs.payout_format_column (
-    format text NOT NULL REFERENCES apapacho_jobs.payout_format (name) ON UPDATE CASCADE ON DELETE CASCADE,
+    format text NOT NULL,
     section text NOT NULL CHECK (section IN ('header', 'payment', 'trailer')),
     position integer NOT NULL CHECK (position > 0),
     title text NOT NULL DEFAULT '',
@@ -87,7 +87,7 @@ COMMENT ON COLUMN apapacho_jobs.payout_format_column.width IS
 COMMENT ON COLUMN apapacho_jobs.payout_format_column.mapped IS 'whether the value is to be replaced by the code in payout_format_code';
 
 CREATE TABLE apapacho_jobs.payout_format_code (
-    format text NOT NULL REFERENCES apapacho_jobs.payout_format (name) ON UPDATE CASCADE ON DELETE CASCADE,
+    format text NOT NULL,
     source text NOT NULL CHECK (source IN ('bank_code', 'account_type')),
     value text NOT NULL,
     code text NOT NULL,
@@ -95,6 +95,27 @@ CREATE TABLE apapacho_jobs.payout_format_code (
 );
 COMMENT ON TABLE apapacho_jobs.payout_format_code IS
     'what a bank calls the values of "CreatorBankAccount"."bankCode" and "accountType"; a payment with another value is left out';
+
+-- No foreign keys: pg_restore --jobs loads the tables of an extension in any order.
+CREATE FUNCTION apapacho_jobs.payout_format_follow() RETURNS trigger
+    LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF TG_OP = 'DELETE' THEN
+        DELETE FROM apapacho_jobs.payout_format_column WHERE format = OLD.name;
+        DELETE FROM apapacho_jobs.payout_format_code WHERE format = OLD.name;
+    ELSE
+        UPDATE apapacho_jobs.payout_format_column SET format = NEW.name WHERE format = OLD.name;
+        UPDATE apapacho_jobs.payout_format_code SET format = NEW.name WHERE format = OLD.name;
+    END IF;
+    RETURN NULL;
+END
+$$;
+REVOKE EXECUTE ON FUNCTION apapacho_jobs.payout_format_follow() FROM PUBLIC;
+COMMENT ON FUNCTION apapacho_jobs.payout_format_follow() IS 'the columns and codes of a format are renamed and deleted with it';
+CREATE TRIGGER payout_format_follow AFTER UPDATE OF name OR DELETE ON apapacho_jobs.payout_format
+    FOR EACH ROW EXECUTE FUNCTION apapacho_jobs.payout_format_follow();
 
 INSERT INTO apapacho_jobs.payout_format (name, layout, encoding, characters, titles, file_name, description) VALUES
     ('csv', 'csv', 'UTF8', 'any', true, 'payouts_{date}_{number}.csv', 'a line for each payment, with titles'),

@@ -251,6 +251,11 @@ subtest 'a dump has the files and the formats' => sub {
     my $formats = q{SELECT to_jsonb(c) FROM apapacho_jobs.payout_format_column AS c ORDER BY 1};
     is($node->ask($formats, database => 'restored'), $node->ask($formats), 'formats');
     is($node->ask('SELECT code FROM apapacho_jobs.payout_format_code', database => 'restored'), '12', 'codes');
+    my $parts = q{SELECT count(*) FROM (SELECT format FROM apapacho_jobs.payout_format_column UNION ALL SELECT format FROM apapacho_jobs.payout_format_code) AS p WHERE format = '%s'};
+    $node->ask(q{UPDATE apapacho_jobs.payout_format SET name = 'ours' WHERE name = 'mine'}, database => 'restored');
+    is($node->ask(sprintf($parts, 'ours'), database => 'restored'), $node->ask(sprintf($parts, 'mine')), 'columns and codes are renamed with a format');
+    $node->ask(q{DELETE FROM apapacho_jobs.payout_format WHERE name = 'ours'}, database => 'restored');
+    is($node->ask(sprintf($parts, 'ours'), database => 'restored'), '0', 'and deleted');
 };
 
 subtest 'databases of other encodings' => sub {

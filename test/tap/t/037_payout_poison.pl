@@ -142,6 +142,8 @@ subtest 'dump and restore' => sub {
             $node->command_ok(['pg_restore', '--exit-on-error', '--jobs=2', '-d', $node->connstr($database), $file], 'pg_restore');
         }]);
 
+    is(ask(q{SELECT string_agg(conname, ' ') FROM pg_constraint WHERE contype = 'f' AND connamespace = 'apapacho_jobs'::regnamespace}), '',
+        'no order in which the tables of the extension must be loaded: pg_restore --jobs knows none');
     make_history();
     my $facts = $world->facts;
     cmp_ok(ask('SELECT count(*) FROM apapacho_jobs.payout_adjustment WHERE payout_id IS NULL'), '>', 10, 'there are open adjustments');

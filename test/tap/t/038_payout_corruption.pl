@@ -136,7 +136,7 @@ my $triggers_on = join('; ', map { "ALTER TABLE $_ ENABLE TRIGGER ALL" } @tables
 cmp_ok(scalar @corruptions, '>=', 20, scalar(@corruptions) . ' kinds of corruption');
 for my $corruption (@corruptions) {
     my ($what, $sql, $named) = map { my $text = $_; $text =~ s/\{(\w+)\}/$id{$1} \/\/ "{$1}"/ge; $text } @{$corruption};
-    my $found = $world->try("BEGIN; ALTER TABLE apapacho_jobs.payout_adjustment_item DROP CONSTRAINT payout_adjustment_item_adjustment_id_fkey; $triggers_off; $sql; $triggers_on;
+    my $found = $world->try("BEGIN; $triggers_off; $sql; $triggers_on;
         SELECT 'found', * FROM apapacho_payout_reconcile(); ROLLBACK");
     like("$found->{text}\n$found->{error}", qr/^found\|.*\Q$named\E/m, $what);
     is($found->{state}, '', "$what: made") if $found->{state} ne '';
