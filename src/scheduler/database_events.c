@@ -2,9 +2,10 @@
  * database_events.c: notices what concerns the schedulers, in the backend where it happens.
  *
  * CREATE and DROP EXTENSION, whatever statement they come from, are seen by the object access hook and told to the
- * launcher when the transaction commits. DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE
- * DATABASE ... TEMPLATE need a database that nobody is connected to: our processes leave it before the statement and
- * come back after it, if it is still there.
+ * launcher when the transaction commits. DROP EXTENSION and ALTER EXTENSION ... UPDATE need the extension's tables,
+ * DROP DATABASE, ALTER DATABASE ... RENAME and SET TABLESPACE, and CREATE DATABASE ... TEMPLATE a database that nobody
+ * is connected to: our processes leave it before the statement and come back after the transaction, if there is still
+ * something to do.
  */
 #include "postgres.h"
 
@@ -149,6 +150,26 @@ changes_setting(Node *statement)
                            pg_strcasecmp(set->name, "timezone") == 0);
 }
 
+/* Whether the statement drops or alters our extension, and the user may do that. */
+static bool
+needs_extension(Node *statement)
+{
+    bool names = false;
+    ListCell *cell;
+    Oid extension;
+
+    if (IsA(statement, AlterExtensionStmt))
+        names = strcmp(((AlterExtensionStmt *)statement)->extname, "apapacho_jobs") == 0;
+    else if (IsA(statement, DropStmt) && ((DropStmt *)statement)->removeType == OBJECT_EXTENSION) {
+        foreach (cell, ((DropStmt *)statement)->objects)
+            names = names || strcmp(strVal(lfirst(cell)), "apapacho_jobs") == 0;
+    }
+    if (!names || !IsTransactionState())
+        return false;
+    extension = get_extension_oid("apapacho_jobs", true);
+    return OidIsValid(extension) && compat_extension_ownercheck(extension, GetUserId());
+}
+
 /* The database that the statement needs for itself, if the user may do that to it; else InvalidOid. */
 static Oid
 database_needed(Node *statement)
@@ -156,6 +177,9 @@ database_needed(Node *statement)
     const char *name = NULL;
     Oid database;
 
+    /* a run that does this cannot wait for its own end */
+    if (MyBackendType != B_BG_WORKER && needs_extension(statement))
+        return MyDatabaseId;
     if (IsA(statement, DropdbStmt))
         name = ((DropdbStmt *)statement)->dbname;
     else if (IsA(statement, CreatedbStmt))
@@ -199,6 +223,10 @@ has_scheduler(Oid database)
 static void
 release(Oid database)
 {
+    for (int i = 0; i < released_count; i++) {
+        if (released[i] == database)
+            return;
+    }
     if (!shared_release(database))
         return;
     released[released_count++] = database; /* there is room: shared memory has no more */

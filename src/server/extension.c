@@ -12,6 +12,7 @@
 #include "commands/dbcommands.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "storage/lmgr.h"
 #include "utils/fmgroids.h"
 
 #include "server/extension.h"
@@ -30,6 +31,24 @@ Oid
 extension_last_seen(void)
 {
     return last_seen;
+}
+
+void
+extension_lock(void)
+{
+    Oid oid = get_extension_oid("apapacho_jobs", true);
+
+    while (OidIsValid(oid)) {
+        Oid now;
+
+        LockDatabaseObject(ExtensionRelationId, oid, 0, AccessShareLock);
+        now = get_extension_oid("apapacho_jobs", true);
+        if (now == oid)
+            return;
+        /* it was dropped while we waited, and perhaps created again */
+        UnlockDatabaseObject(ExtensionRelationId, oid, 0, AccessShareLock);
+        oid = now;
+    }
 }
 
 bool

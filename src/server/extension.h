@@ -12,6 +12,13 @@ Oid extension_oid(void);
 /* What extension_oid() said last in this process; needs no transaction. */
 Oid extension_last_seen(void);
 
+/*
+ * Keeps the extension as it is until the end of the transaction, if it is installed. DROP EXTENSION takes this lock
+ * before all others, so that it and a transaction that begins with this one wait for each other as wholes: neither has
+ * one of the extension's tables while it waits for another.
+ */
+void extension_lock(void);
+
 /* Whether CREATE EXTENSION apapacho_jobs has been done in this database; within a transaction. */
 bool extension_installed(void);
 

@@ -148,7 +148,7 @@ typedef struct SharedState {
     bool was_off;  /* apapacho_jobs.enabled is off, or was until now; the launcher's, which may be started anew */
     int poke_count;
     Oid pokes[MAX_POKES];
-    Oid released[MAX_RELEASED]; /* databases that are being dropped or moved: no scheduler for them, no run in them */
+    Oid released[MAX_RELEASED]; /* databases that are dropped or moved, or lose the extension: no scheduler, no run */
     uint64 last_sequence;       /* of RunSlot.sequence */
     TimestampTz
         no_sync_wait_until; /* a synchronous standby was waited for in vain; read and written without the lock */

@@ -18,6 +18,7 @@
 #include "utils/timeout.h"
 
 #include "server/compat.h"
+#include "server/extension.h"
 #include "server/session.h"
 #include "server/shared.h"
 #include "server/xact.h"
@@ -103,6 +104,7 @@ xact_begin(const char *activity)
     if (skips_sync_wait())
         (void)set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
                                 false);
+    extension_lock();
     if (OidIsValid(session_role))
         run_as(&ours, BOOTSTRAP_SUPERUSERID);
     if (SPI_connect() != SPI_OK_CONNECT)
