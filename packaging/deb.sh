@@ -9,6 +9,8 @@ umask 022
 out=build/deb
 pg_config=${PG_CONFIG:-pg_config}
 major=$("$pg_config" --version | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')
+# What a minor release adds to the server a module that was built with it may use: it needs that one, or a later one.
+minor=$("$pg_config" --version | sed -n 's/^PostgreSQL \([0-9]*\.[0-9]*\).*/\1/p')
 version=$(sed -n "s/^default_version *= *'\(.*\)'/\1/p" apapacho_jobs.control)-1
 architecture=$(dpkg --print-architecture)
 # The same sources give the same packages.
@@ -54,7 +56,7 @@ extension() {
     rm -rf "$directory$("$pg_config" --bindir)" "$directory$("$pg_config" --mandir)"
     find "$directory" -depth -type d -empty -delete
     find "$directory" -name '*.so' -exec strip --strip-unneeded {} +
-    package "postgresql-$major-apapacho-jobs" "$directory" "postgresql-$major, $(libraries "$directory")" apapacho-jobs \
+    package "postgresql-$major-apapacho-jobs" "$directory" "postgresql-$major${minor:+ (>= $minor)}, $(libraries "$directory")" apapacho-jobs \
         'scheduled jobs, transactional outbox, webhooks, payouts for PostgreSQL' <<'TEXT'
 A PostgreSQL extension that runs a business's scheduled jobs, its transactional
 outbox, its signed webhooks and its creator payouts from inside the database.

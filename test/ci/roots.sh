@@ -9,13 +9,22 @@
 roots=${APAPACHO_ROOTS:-/var/tmp/apapacho-roots}
 cannot=77
 
-# The mirror of the release that this machine runs, from apt's own view of its sources.
+# The release that this machine runs.
+here() { (. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}"); }
+
+# The mirror of that release, from apt's own view of its sources.
 mirror() {
-    local codename
-    codename=$(. /etc/os-release && printf '%s' "${VERSION_CODENAME:-}")
     # shellcheck disable=SC2016
     apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(SITE)' 'Created-By: Packages' 2>/dev/null \
-        | awk -v codename="$codename" '$1 == codename && $2 == "main" { print $3; exit }'
+        | awk -v codename="$(here)" '$1 == codename && $2 == "main" { print $3; exit }'
+}
+
+# What that release's root has besides, as this machine: security fixes and other updates, a line each for sources.list.
+updates() {
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(RELEASE) $(COMPONENT) $(SITE)' 'Created-By: Packages' 2>/dev/null \
+        | awk -v codename="$(here)" '($1 == codename "-security" || $1 == codename "-updates") && $2 == "main" { print "deb", $3, $1, $2 }' \
+        | sort -u
 }
 
 # What apt must know besides to reach the mirror from within a root: proxies and certificates of this machine.
@@ -34,7 +43,7 @@ keyrings() {
 
 # base SUITE: makes SUITE.tar unless it is there.
 base() {
-    local suite=$1 site log options result=0
+    local suite=$1 site log options more=() result=0
     [[ ! -s $roots/$suite.tar ]] || return 0
     [[ $(id -u) == 0 ]] || {
         say "roots are made by root only"
@@ -55,12 +64,13 @@ base() {
     )
     options+=(--variant=apt --include=git --include=make)
     [[ $site != https:* ]] || options+=(--include=ca-certificates)
-    mmdebstrap "${options[@]}" "$suite" "$roots/$suite.new.tar" "$site" >"$log" 2>&1 </dev/null || result=$?
+    [[ $suite != "$(here)" ]] || mapfile -t more < <(updates)
+    mmdebstrap "${options[@]}" "$suite" "$roots/$suite.new.tar" "$site" "${more[@]}" >"$log" 2>&1 </dev/null || result=$?
     if ((result != 0)) && grep -q 'is expired' "$log"; then
         # A mirror that is no longer synchronized: its signatures still hold, only their date is past.
         say "the mirror's $suite is past its date; used all the same, signatures verified"
         result=0
-        mmdebstrap "${options[@]}" --aptopt='Acquire::Check-Valid-Until "false"' "$suite" "$roots/$suite.new.tar" "$site" \
+        mmdebstrap "${options[@]}" --aptopt='Acquire::Check-Valid-Until "false"' "$suite" "$roots/$suite.new.tar" "$site" "${more[@]}" \
             >"$log" 2>&1 </dev/null || result=$?
     fi
     if ((result != 0)); then
