@@ -25,7 +25,7 @@
 #define NO_HELP_MS 10000
 
 /* A claim that takes longer, in all and for each event, passes over many: others begin further on, but for this part of
- * the time. */
+ * the time; CLAIM_TIME_PART when something there may be due. */
 #define SLOW_CLAIM_MS 5
 #define SLOW_EVENT_MS 0.05
 #define WHOLE_CLAIM_PART 20
@@ -184,17 +184,29 @@ intake_start_helpers(Publisher *publisher)
     }
 }
 
-/* Whether events that were passed over may be due by now, or it is time to see about that. */
+/* Whether it is the end of the run when there is nothing else; if not, what was passed over can be looked at later. */
+static bool
+is_last_look(const Publisher *publisher)
+{
+    return !setting_outbox_wake_on_commit || publisher->run->trigger == JOB_TRIGGER_MANUAL;
+}
+
+double
+intake_whole_claim_due(const Publisher *publisher)
+{
+    bool may_be_due =
+        publisher->hand->has_followers || (publisher->retry_at != 0 && publisher->retry_at <= GetCurrentTimestamp());
+
+    if (!publisher->slow || publisher->position == DT_NOBEGIN)
+        return 0;
+    return publisher->whole_claim_at + publisher->whole_claim_ms * (may_be_due ? CLAIM_TIME_PART : WHOLE_CLAIM_PART);
+}
+
+/* Whether it is time to look at what claims pass over. */
 static bool
 must_look_at_all(const Publisher *publisher)
 {
-    int part = WHOLE_CLAIM_PART;
-
-    if (publisher->position == DT_NOBEGIN || publisher->hand->has_followers)
-        return true;
-    if (publisher->retry_at != 0 && publisher->retry_at <= publisher->claimed_at)
-        part = CLAIM_TIME_PART;
-    return publisher_clock_ms() - publisher->whole_claim_at > publisher->whole_claim_ms * part;
+    return publisher_clock_ms() >= intake_whole_claim_due(publisher);
 }
 
 /*
@@ -238,11 +250,13 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
     int limit;
 
     now.known = false;
-    if (publisher->slow)
+    if (publisher->slow || publisher->whole_claim_at == 0)
         heed_late_events(publisher, &now);
-    all = !publisher->slow || must_look_at_all(publisher);
-    if (all)
+    all = must_look_at_all(publisher);
+    if (all) {
         hand->has_followers = false;
+        publisher->claimed_at = GetCurrentTimestamp();
+    }
     limit = Min(limit_asked, set_rooms(hand, all));
     if (limit == 0 && all)
         return 0;
@@ -256,10 +270,12 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
     publisher->stopped = publisher->stopped || claim.outdated;
     if (all)
         note_whole_claim(publisher, started_at, claim.count);
+    publisher->has_passed_over = !all;
     publisher->open = now;
     publisher->position =
         now.known && !claim.is_usable_again ? Min(claim.seen, now.at - CLOCK_SKEW_S * USECS_PER_SEC) : DT_NOBEGIN;
-    if (claim.count == 0 && !publisher->stopped && (!all || claim.is_usable_again)) {
+    if (claim.count == 0 && !publisher->stopped &&
+        (claim.is_usable_again || (!all && (is_last_look(publisher) || must_look_at_all(publisher))))) {
         publisher->position = DT_NOBEGIN; /* nothing left but perhaps there */
         return claim_from_position(publisher, limit_asked, more);
     }
@@ -289,7 +305,6 @@ intake_claim(Publisher *publisher)
     if (publisher->part == 0)
         (void)wake_take();
     started_at = publisher_clock_ms();
-    publisher->claimed_at = GetCurrentTimestamp();
     count = claim_from_position(publisher, limit, &more);
     MemoryContextSwitchTo(publisher->run->context);
     publisher->next_claim_at = publisher_clock_ms() + (publisher_clock_ms() - started_at) * CLAIM_TIME_PART;
@@ -323,7 +338,7 @@ has_more(const Publisher *publisher)
     if (publisher->stopped || publisher->wants_help || job_is_to_end_soon() ||
         room(publisher) < Min(setting_outbox_batch_size, publisher->left) / 2 + 1)
         return false;
-    if (!publisher->exhausted || hand->has_followers || is_any_behind(hand))
+    if (!publisher->exhausted || (hand->has_followers && must_look_at_all(publisher)) || is_any_behind(hand))
         return true;
     return publisher->run->trigger != JOB_TRIGGER_MANUAL &&
            (wake_is_pending() || (publisher->retry_at != 0 && publisher->retry_at <= GetCurrentTimestamp()));

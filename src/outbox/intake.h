@@ -18,8 +18,11 @@ long intake_patience(const Publisher *publisher, long longest);
 /* With nothing in hand: divides the slots and starts helpers. */
 void intake_start_helpers(Publisher *publisher);
 
-/* When an event that waits for another attempt will be due, after the last claim; 0: there is none. */
+/* When an event that waits for another attempt will be due, after the last claim of all events; 0: there is none. */
 TimestampTz intake_next_retry(const Publisher *publisher);
+
+/* When all events are to be looked at again, by publisher_clock_ms(), where claims pass over many; 0: each time. */
+double intake_whole_claim_due(const Publisher *publisher);
 
 /* Tells how far the run is, its helpers included. */
 void intake_report_progress(const OutboxHand *hand);

@@ -240,26 +240,47 @@ may_wait(const Publisher *publisher)
            publisher->hand->claimed_count > 0;
 }
 
+/* Milliseconds until then; 0: it is past; `longest` when there is no such time. */
+static double
+until_time(TimestampTz time, double longest)
+{
+    return time == 0 ? longest : (double)TimestampDifferenceMilliseconds(GetCurrentTimestamp(), time);
+}
+
+/* Until when there is nothing to look at, by publisher_clock_ms(), if no commit comes: now or before, there may be. */
+static double
+next_look(const Publisher *publisher, double idle_until)
+{
+    double now = publisher_clock_ms();
+    double until_retry = until_time(publisher->retry_at, IDLE_MS);
+    double until_probe = until_time(endpoints_next_probe(publisher->hand->endpoints), IDLE_MS);
+    double look_at = now + Min(until_retry, until_probe);
+
+    if (!publisher->has_passed_over)
+        return Min(look_at, idle_until);
+    /* A retry is found by a claim of all events only; once it is due that comes sooner. */
+    if (until_retry == 0)
+        look_at = now + until_probe;
+    return Min(look_at, intake_whole_claim_due(publisher));
+}
+
 /* Waits for a commit, or until an event or an endpoint is to be tried again. False: none came in time, or the run is to
  * end. */
 static bool
 wait_for_commit(Publisher *publisher)
 {
-    TimestampTz retry_at = publisher->retry_at = intake_next_retry(publisher);
-    TimestampTz probe_at = endpoints_next_probe(publisher->hand->endpoints);
-    double started_at = publisher_clock_ms();
+    double idle_until = publisher_clock_ms() + IDLE_MS;
 
+    publisher->retry_at = intake_next_retry(publisher);
     MemoryContextSwitchTo(publisher->run->context);
-    if (retry_at == 0 || (probe_at != 0 && probe_at < retry_at))
-        retry_at = probe_at;
     for (;;) {
-        double left = started_at + IDLE_MS - publisher_clock_ms();
-        long until_retry = retry_at == 0 ? IDLE_MS : TimestampDifferenceMilliseconds(GetCurrentTimestamp(), retry_at);
+        double look_at = next_look(publisher, idle_until);
+        double now = publisher_clock_ms();
 
         wake_listen(); /* each time: the scheduler may be another one by now */
-        if (wake_is_pending() || until_retry == 0)
+        if (wake_is_pending() || (look_at <= now && look_at < idle_until))
             return true;
-        if (left <= 0 || !job_wait_idle((long)Min(left, until_retry) + 1))
+        if (look_at <= now || !job_wait_idle((long)(look_at - now) + 1))
             return false;
     }
 }
@@ -306,7 +327,7 @@ plan_next_run(const Publisher *publisher)
     probe_at = endpoints_next_probe(publisher->hand->endpoints);
     if (probe_at != 0)
         wake_note_due(probe_at);
-    if (publisher->left == 0 || publisher->stopped)
+    if (publisher->left == 0 || publisher->stopped || publisher->has_passed_over)
         wake_publisher();
 }
 

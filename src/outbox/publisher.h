@@ -24,7 +24,7 @@ typedef struct Publisher {
     int parts;
     bool wants_help;        /* there is a lot to do: helpers are to be started when nothing is in hand */
     TimestampTz retry_at;   /* when the first event that waits is to be tried again; 0: none */
-    TimestampTz claimed_at; /* when it last looked for events */
+    TimestampTz claimed_at; /* when it last looked at all events */
     int64 helped_at;        /* how many had been claimed when helpers were started, or there was nothing else, last */
     double next_help_at;    /* helpers are not started before */
     bool exhausted;         /* the last claim found less than it might have */
@@ -34,6 +34,7 @@ typedef struct Publisher {
     double whole_claim_at;  /* when all was looked at last, by publisher_clock_ms(), */
     double whole_claim_ms;  /* and how long that took */
     bool slow;              /* it passed over many events */
+    bool has_passed_over;   /* the last claim has not looked at all */
     double next_claim_at;   /* not before, unless there is nothing else to do */
 } Publisher;
 

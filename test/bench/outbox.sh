@@ -242,6 +242,7 @@ rate_beside_stuck() {
     insert "$stuck" "'stuck'"
     ox -c "INSERT INTO apapacho_jobs.outbox_retry SELECT id, 'Bench', 'stuck', 1, now() + interval '1 day'
         FROM \"OutboxEvent\" ORDER BY \"createdAt\", ctid LIMIT 1"
+    sleep 6 # what is stuck has been so for a while
     insert "$backlog" n::text
     tidy
     deliver "$backlog"

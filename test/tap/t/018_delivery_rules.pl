@@ -356,6 +356,15 @@ subtest 'many events that wait for another one of their aggregate are not walked
     my $rows = $node->ask($fetched) - $before;
     diag(sprintf('%d rows were fetched for 30 claims with %d events that wait', $rows, $stuck));
     cmp_ok($rows, '<', 12 * $stuck, 'most claims begin further on');
+    $before = $node->ask($fetched);
+    for my $n (1 .. 60) {
+        emit($node, "Single/$n/Single");
+        $recorder->wait_for(1);
+    }
+    $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker'}, 'the publisher has ended');
+    $rows = $node->ask($fetched) - $before;
+    diag(sprintf('%d rows were fetched for 60 events that came one by one', $rows));
+    cmp_ok($rows, '<', 20 * $stuck, 'nor are all looked at after each that comes alone');
     $held->query_safe('COMMIT');
     $held->quit;
 
