@@ -63,6 +63,7 @@ SCHEDULER_OBJS = \
 	src/scheduler/jobs.o \
 	src/scheduler/launcher.o \
 	src/scheduler/ledger.o \
+	src/scheduler/left_over.o \
 	src/scheduler/plans.o \
 	src/scheduler/process.o \
 	src/scheduler/run_slots.o \
