@@ -42,6 +42,7 @@ SERVER_OBJS = \
 	src/server/extension.o \
 	src/server/ids.o \
 	src/server/job.o \
+	src/server/seats.o \
 	src/server/session.o \
 	src/server/settings.o \
 	src/server/shared.o \
@@ -88,10 +89,12 @@ OUTBOX_OBJS = \
 	src/outbox/open_transactions.o \
 	src/outbox/printable.o \
 	src/outbox/publisher.o \
+	src/outbox/receiver.o \
 	src/outbox/record.o \
 	src/outbox/redeliver.o \
 	src/outbox/request.o \
 	src/outbox/share.o \
+	src/outbox/watch.o \
 	src/outbox/webhook.o
 
 PAYOUT_OBJS = \
