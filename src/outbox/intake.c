@@ -197,7 +197,7 @@ all_well(const OutboxHand *hand)
 static bool
 needs_help(const Publisher *publisher)
 {
-    return setting_outbox_workers > 1 && publisher->part == 0 && publisher->parts == 1 &&
+    return setting_outbox_workers > 1 && !publisher->is_remote && publisher->part == 0 && publisher->parts == 1 &&
            publisher->type == PUBLISHER_WEBHOOK && publisher->left > PG_INT64_MAX / 2 &&
            publisher->hand->claimed_count - publisher->helped_at >= WORTH_HELP &&
            publisher_clock_ms() >= publisher->next_help_at && !publisher->stopped && all_well(publisher->hand);

@@ -170,6 +170,7 @@ send_target(OutboxHand *hand, Route *route, OutboxTarget *target)
     Receiver *receiver = &route->receiver;
     DeliveryHeader headers[REQUEST_MOST_HEADERS];
     DeliveryRequest request;
+    MessageLayout layout;
     bool is_final = false;
     char error[256] = "";
     MemoryContext before;
@@ -181,8 +182,8 @@ send_target(OutboxHand *hand, Route *route, OutboxTarget *target)
     }
     MemoryContextReset(webhook.request);
     before = MemoryContextSwitchTo(webhook.request);
-    if (!request_build(target->event, receiver->endpoint, &receiver->keys, webhook.source, headers, &request, &is_final,
-                       error, sizeof(error)))
+    if (!request_build(target->event, receiver->endpoint, &receiver->keys, webhook.source, headers, &request, &layout,
+                       &is_final, error, sizeof(error)))
         outbox_failed(hand, target, error, is_final);
     else {
         request.tag = target;

@@ -176,6 +176,16 @@ seats_others(int seat)
     return weight;
 }
 
+bool
+seats_any(void)
+{
+    for (int i = 0; i < MAX_SEATS; i++) {
+        if (is_ours(&shared->seats[i]))
+            return true;
+    }
+    return false;
+}
+
 void
 seats_note_events(void)
 {

@@ -33,6 +33,9 @@ uint64 seat_slots(int seat);
 /* The weight of all seats of the connected database but this one. */
 int seats_others(int seat);
 
+/* Whether the connected database has publishers at all. Takes no lock. */
+bool seats_any(void);
+
 /* Events have been committed in the connected database: its publishers are told. Never fails, takes no lock. */
 void seats_note_events(void);
 
