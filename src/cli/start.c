@@ -244,12 +244,14 @@ wait_for_something(Start *start)
     wait_for(descriptors, count, timeout_ms);
 }
 
-/* Whether nothing is on its way any more, and the server knows and has recorded everything. */
+/* Whether nothing is on its way any more, and the server knows and has recorded everything. An answer that is still to
+ * come can only bring requests, which are not begun when it is the end. */
 static bool
 is_over(const Start *start)
 {
-    return is_ending(start) && !start->channel.pending && start->at_rest && sender_in_flight(&start->sender) == 0 &&
-           sender_queued(&start->sender) == 0 && start->sender.outcome_count == 0;
+    return is_ending(start) && (signals > 0 || !start->channel.pending) && start->at_rest &&
+           sender_in_flight(&start->sender) == 0 && sender_queued(&start->sender) == 0 &&
+           start->sender.outcome_count == 0;
 }
 
 static bool

@@ -127,6 +127,7 @@ sender_open(Sender *sender, const Overrides *overrides, const char *answer, size
     count = (int)exchange_get_number(&reader, 1, START_MOST_ENDPOINTS);
     if (sender->console) {
         sender->routes[0] = (Route){.name = copy_string("default"), .url = copy_string("")};
+        sender->routes[0].last = &sender->routes[0].first;
         sender->count = 1;
         return !reader.failed;
     }

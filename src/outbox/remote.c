@@ -13,10 +13,12 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
+#include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/builtins.h"
@@ -53,6 +55,9 @@ PG_FUNCTION_INFO_V1(apapacho_publisher_step);
 /* Outcomes are recorded at the latest after so long. */
 #define RECORD_MS 250
 
+/* When the session ends in between: no lock is waited for longer than this until what is known is recorded. */
+#define LAST_LOCK_TIMEOUT "1s"
+
 #define ACTIVITY "apapacho_jobs: publishing by a program elsewhere"
 
 /* In place of a URL that only the program knows. */
@@ -79,12 +84,37 @@ close_remote(void)
     memset(&remote, 0, sizeof(remote));
 }
 
+/* For this session only, whatever its role may set. */
+static void
+override(const char *name, const char *value)
+{
+    (void)set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SET, true, 0, false);
+}
+
+/* What the program has told is not to be sent again. As temporary tables are dropped at this point; an ERROR ends it.
+ */
+static void
+record_at_exit(void)
+{
+    AbortOutOfAnyTransaction();
+    override("lock_timeout", LAST_LOCK_TIMEOUT);
+    xact_enter_exit();
+    outbox_record(remote.publisher.hand);
+}
+
 static void
 close_at_exit(int code, Datum argument)
 {
-    for (int i = 0; i < remote.receiver_count; i++)
-        receiver_close(&remote.receivers[i]); /* the locks and the seat are let go of by themselves, in that order */
+    int receivers = remote.receiver_count;
+    bool noted = remote.context != NULL && !remote.broken && remote.publisher.hand != NULL &&
+                 remote.publisher.hand->finished_count > 0;
+
     remote.receiver_count = 0;
+    remote.broken = true; /* first: it is done once */
+    for (int i = 0; i < receivers; i++)
+        receiver_close(&remote.receivers[i]); /* the locks and the seat are let go of by themselves, in that order */
+    if (noted)
+        record_at_exit();
 }
 
 /* An error has come: nothing is in hand any more. The slots stay until the program has heard of it. */
@@ -95,13 +125,6 @@ break_remote(void)
         receiver_close(&remote.receivers[i]);
     remote.receiver_count = 0;
     remote.broken = true;
-}
-
-/* For this session only, whatever its role may set. */
-static void
-override(const char *name, const char *value)
-{
-    (void)set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SET, true, 0, false);
 }
 
 /* What the program's environment says otherwise. */
@@ -325,7 +348,8 @@ step(ExchangeReader *call)
         count += remote_hand_out(&answer);
         record();
         left = (long)(until - publisher_clock_ms());
-        if (count > 0 || remote.draining || remote.publisher.stopped || left <= 0 || !wait_a_while(patience(left)))
+        if (count > 0 || remote.draining || remote.publisher.stopped || left <= 0 || ConfigReloadPending ||
+            !wait_a_while(patience(left)))
             break;
     }
     put_summary(count);

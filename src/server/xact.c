@@ -207,6 +207,13 @@ xact_return_to_call(void)
 }
 
 void
+xact_enter_exit(void)
+{
+    in_call = true;
+    own_transaction = in_role = false;
+}
+
+void
 xact_abandon_call(void)
 {
     in_call = own_transaction = in_role = false;

@@ -48,6 +48,9 @@ void xact_leave_call(void);
 void xact_return_to_call(void);
 void xact_abandon_call(void);
 
+/* The same for what such a session still does when its process ends: outside of any transaction, for good. */
+void xact_enter_exit(void);
+
 typedef struct RunAs {
     Oid user;
     int security_context;
