@@ -39,6 +39,10 @@
 
 #define FIRST_PAUSE_MS 250
 #define LONGEST_PAUSE_MS 10000
+#define LONGEST_REFUSED_MS 60000
+
+/* A connection that was good for so long ends the series of failures before it. */
+#define STEADY_MS 60000
 
 typedef struct Start {
     Overrides overrides;
@@ -56,6 +60,8 @@ typedef struct Start {
     int64_t logged_failed;
     int64_t logged_ms; /* when a line was due last */
     int64_t active_ms; /* when there was something to do last */
+    int failures;      /* to connect, and of connections that were no good for long */
+    int64_t connected_ms;
     Failure failure;
     ExitCode code; /* of the end, when it is one */
 } Start;
@@ -240,7 +246,8 @@ wait_for_something(Start *start)
     if (!start->channel.pending && start->sender.outcome_count > 0)
         timeout_ms = TELL_MS;
     count = sender_poll(&start->sender, descriptors, &timeout_ms);
-    descriptors[count++] = (struct pollfd){.fd = PQsocket(start->channel.session.connection), .events = POLLIN};
+    descriptors[count++] = (struct pollfd){.fd = PQsocket(start->channel.session.connection),
+                                           .events = (short)(start->channel.is_full ? POLLIN | POLLOUT : POLLIN)};
     wait_for(descriptors, count, timeout_ms);
 }
 
@@ -314,12 +321,13 @@ publish(Start *start)
 
 /* Doubled with each failure, and shortened by up to a quarter at random: several programs do not come at once. */
 static long
-pause_after(int failures)
+pause_after(int failures, ExitCode code)
 {
-    long pause = failures < 8 ? FIRST_PAUSE_MS << (failures - 1) : LONGEST_PAUSE_MS;
+    long longest = code == EXIT_NO_CONNECTION ? LONGEST_PAUSE_MS : LONGEST_REFUSED_MS;
+    long pause = failures < 9 ? FIRST_PAUSE_MS << (failures - 1) : longest;
 
-    if (pause > LONGEST_PAUSE_MS)
-        pause = LONGEST_PAUSE_MS;
+    if (pause > longest)
+        pause = longest;
     return pause - random() % (pause / 4);
 }
 
@@ -332,27 +340,44 @@ pause_for(long pause_ms)
         wait_for(NULL, 0, left);
 }
 
+static void
+tell_trouble(const Start *start, bool connected, long pause_ms)
+{
+    const Failure *failure = &start->failure;
+
+    message_warning("%s, trying again in %.1f s: %s",
+                    failure->code != EXIT_NO_CONNECTION ? "the server has refused a publisher's call"
+                    : connected                         ? "the connection is lost"
+                                                        : "could not connect to PostgreSQL",
+                    (double)pause_ms / 1000, text_of(&failure->message));
+    if (failure->detail.length > 0)
+        message_detail("%s", text_of(&failure->detail));
+    if (failure->hint.length > 0)
+        message_hint("%s", text_of(&failure->hint));
+}
+
 /* Connects, again and again. False: the program is to end. */
 static bool
 connect_again(Start *start)
 {
     int64_t since = start_clock_ms();
+    bool connected = true;
     PGresult *opened;
 
-    for (int failures = 1; signals == 0; failures++) {
-        long pause_ms = pause_after(failures);
+    if (since - start->connected_ms >= STEADY_MS)
+        start->failures = 0;
+    while (signals == 0) {
+        long pause_ms = pause_after(++start->failures, start->failure.code);
 
-        message_warning("%s, trying again in %.1f s: %s",
-                        failures == 1 && start->failure.code == EXIT_NO_CONNECTION ? "the connection is lost"
-                        : start->failure.code == EXIT_NO_CONNECTION                ? "could not connect to PostgreSQL"
-                                                                                   : "the server has refused a call",
-                        (double)pause_ms / 1000, text_of(&start->failure.message));
+        tell_trouble(start, connected, pause_ms);
         failure_free(&start->failure);
         start->failure = (Failure){0};
+        connected = false;
         pause_for(pause_ms);
         if (signals > 0 || !channel_open(&start->channel, &start->overrides, &opened, &start->failure))
             continue;
-        message_warning("connected to PostgreSQL again after %.1f s", (double)(start_clock_ms() - since) / 1000);
+        start->connected_ms = start_clock_ms();
+        message_warning("connected to PostgreSQL again after %.1f s", (double)(start->connected_ms - since) / 1000);
         return open_sender(start, opened);
     }
     return false;
@@ -367,6 +392,7 @@ connect_first(Start *start)
         start->code = client_fail(&start->failure);
         return false;
     }
+    start->connected_ms = start_clock_ms();
     if (!open_sender(start, opened))
         return false;
     if (start->sender.console)

@@ -141,7 +141,7 @@ channel_send(Channel *channel, const ExchangeWriter *call, long wait_ms, Failure
     const int lengths[] = {(int)call->length};
     const int formats[] = {1};
 
-    if (PQsendQueryPrepared(connection, "step", 1, values, lengths, formats, 1) != 1 || PQflush(connection) < 0) {
+    if (PQsendQueryPrepared(connection, "step", 1, values, lengths, formats, 1) != 1) {
         fail_by_connection(failure, connection);
         return false;
     }
@@ -179,8 +179,12 @@ channel_take(Channel *channel, StepAnswer *answer, Failure *failure)
 {
     PGconn *connection = channel->session.connection;
 
+    int unsent;
+
     *answer = (StepAnswer){0};
-    if (PQconsumeInput(connection) != 1 || PQflush(connection) < 0) {
+    unsent = PQconsumeInput(connection) == 1 ? PQflush(connection) : -1;
+    channel->is_full = unsent > 0;
+    if (unsent < 0) {
         /* the server may have said why before it went */
         if (!channel->pending || session_take(&channel->session, &answer->result, failure))
             fail_by_connection(failure, connection);

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
@@ -41,13 +42,11 @@
 PG_FUNCTION_INFO_V1(apapacho_publisher_open);
 PG_FUNCTION_INFO_V1(apapacho_publisher_step);
 
-/* So often it looks for events that no commit has told of; more often where commits tell nothing. */
+/* So often it looks for events that no commit has told of; more often where commits tell nothing, or where others have
+ * slots that are to be its own, and even more often where these are about to let go of them. */
 #define IDLE_LOOK_MS 10000
-#define BLIND_LOOK_MS 1000
-
-/* So often it is looked whether others have let go of slots, and how endpoints are. */
-#define SHARE_TICK_MS 20
 #define TICK_MS 1000
+#define SHARE_TICK_MS 20
 
 /* So often it is looked whether the program is still there. */
 #define ALIVE_MS 250
@@ -231,23 +230,47 @@ note_stop(void)
         watch_put_off_all(publisher);
 }
 
+/* Whether others have slots that are to be this publisher's. */
+static bool
+lacks_slots(const Publisher *publisher)
+{
+    return (publisher->own_slots & ~share_held()) != 0;
+}
+
+/* After so long it is looked for events whatever is known. */
+static double
+longest_rest(const Publisher *publisher)
+{
+    if (intake_misses_share(publisher))
+        return SHARE_TICK_MS;
+    if (lacks_slots(publisher) || !setting_outbox_wake_on_commit)
+        return TICK_MS;
+    return IDLE_LOOK_MS;
+}
+
 /* Whether to look for events now. */
 static bool
 is_claim_due(void)
 {
     Publisher *publisher = &remote.publisher;
     OutboxHand *hand = publisher->hand;
-    double passed = publisher_clock_ms() - remote.claimed_at;
 
     if (publisher->stopped || remote.draining)
         return false;
-    if (intake_wants_more(publisher) || intake_share_has_changed(publisher))
+    if (intake_share_has_changed(publisher) || (intake_must_let_go(publisher) && hand->count == hand->finished_count) ||
+        publisher_clock_ms() - remote.claimed_at >= longest_rest(publisher))
         return true;
-    if (intake_must_let_go(publisher) && hand->count == hand->finished_count)
-        return true;
-    if (intake_misses_share(publisher) && passed >= SHARE_TICK_MS)
-        return true;
-    return passed >= (setting_outbox_wake_on_commit ? IDLE_LOOK_MS : BLIND_LOOK_MS);
+    return !share_is_empty() && intake_wants_more(publisher);
+}
+
+/* Going on would send the same events for ever: the program comes again after a while. */
+static void
+check_marked(void)
+{
+    if (remote.publisher.hand->sent_again)
+        ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
+                        errmsg("published outbox events could not be marked as such, and would be sent for ever"),
+                        errhint("Check that no trigger on the table suppresses updates.")));
 }
 
 static void
@@ -256,6 +279,7 @@ claim(void)
     Publisher *publisher = &remote.publisher;
 
     (void)intake_claim(publisher);
+    check_marked();
     if (publisher->retry_at != 0 && publisher->retry_at <= GetCurrentTimestamp()) {
         publisher->retry_at = intake_next_retry(publisher);
         MemoryContextSwitchTo(remote.scratch);
@@ -263,7 +287,7 @@ claim(void)
     remote.claimed_at = publisher_clock_ms();
 }
 
-/* When the program is about to end, and when an endpoint's requests are all done with, nothing more may come soon. */
+/* What is known is written down from time to time, and at once when there may be no later. */
 static void
 record(void)
 {
@@ -279,7 +303,10 @@ patience(long longest)
 {
     const Publisher *publisher = &remote.publisher;
     const OutboxHand *hand = publisher->hand;
-    long wait = intake_patience(publisher, Min(longest, TICK_MS));
+    long wait = Min(longest, TICK_MS);
+
+    if (!share_is_empty())
+        wait = intake_patience(publisher, wait);
 
     if (hand->finished_count > 0)
         wait = Min(wait, (long)Max(publisher->recorded_at + RECORD_MS - publisher_clock_ms(), 0) + 1);
@@ -423,6 +450,9 @@ apapacho_publisher_open(PG_FUNCTION_ARGS)
 
     xact_require_call(fcinfo);
     check_version(fcinfo);
+    if (RecoveryInProgress())
+        ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
+                        errmsg("a standby cannot publish: what becomes of the events could not be recorded")));
     if (!registered)
         before_shmem_exit(close_at_exit, (Datum)0);
     registered = true;

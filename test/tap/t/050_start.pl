@@ -1,5 +1,5 @@
-# 050_start.pl: `apapacho-jobs outbox start`, a publisher that is not in the server: what it sends, what becomes of it, whose settings
-# it goes by, and who may run it.
+# 050_start.pl: `apapacho-jobs outbox start` (with sanitizers), a publisher that is not in the server: what it sends, what becomes of it,
+# whose settings it goes by, and who may run it.
 use strict;
 use warnings;
 
@@ -8,6 +8,7 @@ use Cli;
 use Outbox;
 use PostgreSQL::Test::Utils;
 use Recorder;
+use Serve qw(sanitized_program);
 use Test::More;
 
 my $secret = 'whsec_YXBhcGFjaG8gc3RhcnQgdGVzdA==';
@@ -17,7 +18,7 @@ my $other = Recorder->start;
 my $own = Recorder->start;
 my $receiver = Apapacho->start_receiver('--secret', $secret, '--port-file', "$directory/port", '--log', $log, '--quiet');
 
-my $node = Apapacho->create('main', tables => 'own', start => 0, settings => {
+my $node = Apapacho->create('main', tables => 'own', start => 0, streaming => 1, settings => {
     'apapacho_jobs.enabled' => 'off',
     'apapacho_jobs.outbox_publisher_type' => 'webhook',
     'apapacho_jobs.outbox_webhook_secret' => $secret,
@@ -33,7 +34,8 @@ $node->load_tables('own');
 
 sub start_publisher {
     my (%environment) = @_;
-    my $program = start_cli({ node => $node, environment => \%environment }, qw(outbox start));
+    my $program = start_cli({ node => $node, environment => { ASAN_OPTIONS => 'exitcode=99', %environment }, program => [sanitized_program()] },
+        qw(outbox start));
     $program->wait_for_output(qr/Publishing the outbox/);
     return $program;
 }
@@ -158,6 +160,49 @@ subtest 'who may, and what is refused' => sub {
     is($node->ask('SELECT count(*) FROM apapacho_jobs.outbox_waiting'), 0, 'nobody sees what waits');
     cli_fails({ node => $node, environment => { PGDATABASE => 'template1' } }, 1, qr/not installed/, qw(outbox start));
     cli_fails({ node => $node, environment => { PGPORT => 1 } }, 3, qr/connection/, qw(outbox start));
+};
+
+subtest 'events that cannot be marked are not sent for ever' => sub {
+    $other->take;
+    $node->ask(q{CREATE FUNCTION suppress() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER suppress BEFORE UPDATE ON "OutboxEvent" FOR EACH ROW EXECUTE FUNCTION suppress()});
+    my $program = start_publisher(OUTBOX_WEBHOOK_URL => $other->url);
+    my ($id) = emit($node, 'Mark/1/Suppressed');
+    $node->wait_until(sub { $program->errors =~ /refused a publisher's call.*could not be marked.*hint: Check that no trigger/s }, 'it says so');
+    $node->ask('DROP TRIGGER suppress ON "OutboxEvent"');
+    all_published('it goes on by itself when that is mended');
+    cmp_ok(scalar($other->take), '<=', 20, 'it did not come again and again');
+    is(stop_publisher($program, 'after that')->{out} =~ /Procesados/, 1, 'it has logged what it did');
+};
+
+subtest 'a role, its session and its snapshots' => sub {
+    my $program = start_cli({ node => $node, role => 'publisher' }, qw(outbox start));
+    $program->wait_for_output(qr/Publishing/);
+    $node->wait_for(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE usename = 'publisher' AND query LIKE '%waiting for events'
+        AND backend_xmin IS NULL AND xact_start IS NULL}, 'a publisher that waits has neither a snapshot nor a transaction');
+    $node->ask(q{CREATE TABLE seen (who text, waiting bigint);
+        CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.seen VALUES (current_user, (SELECT count(*) FROM apapacho_jobs.outbox_retry)); RETURN NEW; END $$;
+        CREATE TRIGGER see BEFORE UPDATE ON "OutboxEvent" FOR EACH ROW EXECUTE FUNCTION see()});
+    emit($node, 'Role/2/Seen');
+    all_published('it is published');
+    is($node->ask('SELECT DISTINCT who FROM seen'), scalar(getpwuid($<)), 'triggers of the table run as its owner, not as the publisher');
+    $node->ask('DROP TRIGGER see ON "OutboxEvent"');
+    # a session of a superuser's is cancelled and ended in the middle
+    $node->ask(q{SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = 'publisher'});
+    $node->wait_until(sub { $program->errors =~ /refused a publisher's call.*canceling statement.*connected to PostgreSQL again/s }, 'a cancelled call is told, and it comes again');
+    emit($node, 'Role/2/Again');
+    all_published('and goes on');
+    stop_publisher($program, 'as a role');
+};
+
+subtest 'a standby does not publish' => sub {
+    $node->backup('copy');
+    my $standby = Apapacho->new('standby');
+    $standby->init_from_backup($node, 'copy', has_streaming => 1);
+    $standby->start;
+    cli_fails({ node => $standby }, 1, qr/a standby cannot publish/, qw(outbox start));
+    $standby->stop;
 };
 
 $node->stop;
