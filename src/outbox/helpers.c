@@ -29,6 +29,7 @@
 typedef struct HelperSpec {
     Oid database;
     int slot; /* of the run */
+    int seat; /* the same */
     int part;
     int parts;
     uint64 sequence;
@@ -72,10 +73,11 @@ start(const HelperSpec *spec)
 }
 
 int
-helpers_start(const JobRun *run, int count)
+helpers_start(const JobRun *run, int seat, int count)
 {
     static bool registered = false;
-    HelperSpec spec = {.database = MyDatabaseId, .parts = count + 1, .run = run->id, .trigger = run->trigger};
+    HelperSpec spec = {
+        .database = MyDatabaseId, .seat = seat, .parts = count + 1, .run = run->id, .trigger = run->trigger};
     MemoryContext before;
     int started = 0;
 
@@ -221,7 +223,7 @@ apapacho_publisher_main(Datum argument)
     MemoryContextSwitchTo(context);
     PG_TRY();
     {
-        publisher_help(&run, helper.part, helper.parts, &delivered, &failed);
+        publisher_help(&run, helper.seat, helper.part, helper.parts, &delivered, &failed);
     }
     PG_CATCH();
     {
