@@ -6,15 +6,15 @@
 #
 # outbox_costs: LATENCY_SECONDS=20 of 100 events/s (from the insertion of a row, its commit included, to the receiver), what a producer
 # pays for waking publishers (PRODUCER_SECONDS=5 each), and the rate for BACKLOG=20000 events beside the plain one with STUCK=100000 events
-# that wait for another of their aggregate, with an old snapshot during HELD_SECONDS=60 of 300 events/s, with PUBLISHED=1000000 old rows. COSTS="latency producers published held stuck"
-# takes some of them.
+# that wait for another of their aggregate, with an old snapshot during HELD_SECONDS=60 of 300 events/s, with PUBLISHED=1000000 old rows. COSTS takes some of
+# "latency cleanup producers published held stuck".
 #
 # publishers_elsewhere: EVENTS drained by 1, 2 and 4 of `apapacho-jobs outbox start` on this machine, from the commit that brings them, beside
 # one publisher in the server, and the processor time that each event takes.
 # shellcheck disable=SC2154 # what is not set here is set by bench.sh
 
 latency_seconds=${LATENCY_SECONDS:-20} producer_seconds=${PRODUCER_SECONDS:-5} backlog=${BACKLOG:-20000} stuck=${STUCK:-100000}
-held_seconds=${HELD_SECONDS:-60} published=${PUBLISHED:-1000000} costs=${COSTS:-latency producers published held stuck}
+held_seconds=${HELD_SECONDS:-60} published=${PUBLISHED:-1000000} costs=${COSTS:-latency cleanup producers published held stuck}
 nginx_workers=${NGINX_WORKERS:-2}
 url=
 
@@ -194,22 +194,44 @@ no_wake_on_commit() {
         WHERE backend_type = 'apapacho_jobs worker'\" | grep -q running"
 }
 
+# latency LABEL SECONDS: 100 events/s for so long, and how long each takes to the receiver; the table is as it is.
+latency() {
+    : >"$work/nginx/times"
+    wake_on_commit
+    produce "$2" -c 4 -R 100 >"$work/produced"
+    wait_for 20 "the last event" nothing_pending
+    no_wake_on_commit
+    sleep 1
+    ox -c "SELECT id, extract(epoch FROM \"createdAt\") FROM \"OutboxEvent\" WHERE \"eventType\" = 'Produced'" -F ' ' >"$work/inserted"
+    awk 'NR == FNR { at[$1] = $2; next } ($2 in at) && !seen[$2]++ { print 1000 * ($1 - at[$2]) }' "$work/inserted" "$work/nginx/times" \
+        >"$work/latencies"
+    line "$1, ms" "$(spread "$work/latencies")"
+}
+
 measure_latency() {
     if [[ ! -s $work/nginx/conf ]]; then
         line "latency" "not measured: there is no nginx"
         return
     fi
-    : >"$work/nginx/times"
     ox -c "TRUNCATE \"OutboxEvent\""
-    wake_on_commit
-    produce "$latency_seconds" -c 4 -R 100 >"$work/produced"
-    wait_for 20 "the last event" nothing_pending
-    no_wake_on_commit
-    sleep 1
-    ox -c "SELECT id, extract(epoch FROM \"createdAt\") FROM \"OutboxEvent\"" -F ' ' >"$work/inserted"
-    awk 'NR == FNR { at[$1] = $2; next } ($2 in at) && !seen[$2]++ { print 1000 * ($1 - at[$2]) }' "$work/inserted" "$work/nginx/times" \
-        >"$work/latencies"
-    line "insertion to receiver at 100/s, ms" "$(spread "$work/latencies")"
+    latency "insertion to receiver at 100/s" "$latency_seconds"
+}
+
+# The job `cleanup` deletes all old rows while events come and go.
+measure_cleanup() {
+    local from cleanup
+    ox -c "TRUNCATE \"OutboxEvent\""
+    insert "$published" n::text "localtimestamp - interval '40 days'"
+    tidy
+    (
+        from=$(now)
+        ox -c "SELECT apapacho_outbox_cleanup(30)" >"$work/cleanup.log"
+        awk -v n="$published" -v a="$from" -v b="$(now)" 'BEGIN { printf "%.0f rows/s, %.0f s", n / (b - a), b - a }' >"$work/cleanup"
+    ) &
+    cleanup=$!
+    latency "the same while $published old rows are deleted" "$latency_seconds"
+    wait "$cleanup"
+    line "cleanup" "$(cat "$work/cleanup"): $(cut -c 1-120 "$work/cleanup.log")"
 }
 
 measure_producers() {
@@ -292,6 +314,7 @@ bench_outbox_costs() {
     start_receiver "$work/nginx/times times"
     create_outbox
     ! wants latency || measure_latency
+    ! wants cleanup || measure_cleanup
     ! wants producers || measure_producers
     plain_before=$(plain_rate)
     line "$backlog events, nothing in the way" "$plain_before events/s"
