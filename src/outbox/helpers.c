@@ -11,6 +11,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/procsignal.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
@@ -155,6 +156,8 @@ helpers_stop(void)
         stop_at_exit(0, (Datum)0); /* each time: one that swallows a cancellation is ended at last */
         (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, STOP_TICK_MS, PG_WAIT_EXTENSION);
         ResetLatch(MyLatch);
+        if (ProcSignalBarrierPending)
+            ProcessProcSignalBarrier();
         if (ProcDiePending)
             break; /* it will be done at exit */
     }

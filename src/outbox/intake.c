@@ -276,6 +276,25 @@ note_whole_claim(Publisher *publisher, double started_at, int count)
 }
 
 /*
+ * No endpoint can have anything, as far as is known: looks how they are by now. A claim does that too, but there is
+ * none where there is no room; and what a resume has told has been taken (wake_take()). Returns whether one can be
+ * used.
+ */
+static bool
+look_whether_usable(Publisher *publisher)
+{
+    EndpointSet *endpoints = publisher->hand->endpoints;
+    bool usable = false;
+
+    if (endpoints_usable(endpoints))
+        return false;
+    xact_begin("apapacho_jobs: looking whether events may be sent");
+    publisher->stopped = !endpoints_refresh(endpoints, &usable) || publisher->stopped;
+    xact_commit();
+    return endpoints_usable(endpoints) && !publisher->stopped;
+}
+
+/*
  * Claims from the oldest pending event on. Where that is slow, since many wait there for a retry, or for another one of
  * their aggregate, most claims begin where the last one ended, less what transactions may have added before that.
  */
@@ -298,7 +317,11 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
         publisher->claimed_at = GetCurrentTimestamp();
     }
     limit = Min(limit_asked, set_rooms(hand, all));
-    if (limit == 0 && all)
+    if (limit == 0 && look_whether_usable(publisher)) {
+        publisher->position = DT_NOBEGIN;
+        return claim_from_position(publisher, limit_asked, more);
+    }
+    if (publisher->stopped || (limit == 0 && all))
         return 0;
     if (limit == 0) {
         publisher->position = DT_NOBEGIN; /* all endpoints are behind */
