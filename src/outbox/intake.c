@@ -321,8 +321,10 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
         publisher->position = DT_NOBEGIN;
         return claim_from_position(publisher, limit_asked, more);
     }
-    if (publisher->stopped || (limit == 0 && all))
+    if (publisher->stopped || (limit == 0 && all)) {
+        publisher->has_passed_over = false; /* nothing could be had by looking again, until an endpoint has room */
         return 0;
+    }
     if (limit == 0) {
         publisher->position = DT_NOBEGIN; /* all endpoints are behind */
         return claim_from_position(publisher, limit_asked, more);
