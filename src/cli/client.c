@@ -136,15 +136,12 @@ check_schema(Session *session, const char *schema)
     PQclear(result);
 }
 
-/* For --json: times are in UTC, wherever the program runs. */
-static ExitCode
-use_utc(Session *session)
+/* For --json times are in UTC, wherever the program runs. */
+static bool
+open_session(Session *session, const ConnInfo *info, bool in_utc, Failure *failure)
 {
-    PGresult *result;
-    ExitCode code = client_query(session, "SELECT set_config('timezone', 'UTC', false)", 0, NULL, &result);
-
-    PQclear(result);
-    return code;
+    *session = (Session){.borrowed = true, .in_utc = in_utc};
+    return session_open(session, info, failure);
 }
 
 ExitCode
@@ -159,6 +156,7 @@ client_open(Session *session, const CommandLine *line)
     };
     Text reason = {0};
     Text password = {0};
+    bool in_utc = option_flag(line, "json");
     Failure failure;
     ConnInfo info;
     bool opened;
@@ -170,12 +168,12 @@ client_open(Session *session, const CommandLine *line)
         conninfo_free(&info);
         return EXIT_USAGE;
     }
-    opened = session_open(session, &info, &failure);
+    opened = open_session(session, &info, in_utc, &failure);
     if (!opened && failure.needs_password && !info.never_prompts && ask_password(&password)) {
         failure_free(&failure);
         conninfo_set(&info, "password", text_of(&password));
         explicit_bzero(password.data, password.length);
-        opened = session_open(session, &info, &failure);
+        opened = open_session(session, &info, in_utc, &failure);
     }
     text_free(&password);
     if (opened && info.schema != NULL)
@@ -184,7 +182,7 @@ client_open(Session *session, const CommandLine *line)
     if (!opened)
         return client_fail(&failure);
     cancel_on_signals(session->connection);
-    return option_flag(line, "json") ? use_utc(session) : EXIT_DONE;
+    return EXIT_DONE;
 }
 
 bool
@@ -200,7 +198,7 @@ client_open_second(Session *session, const Session *first)
             conninfo_set(&info, option->keyword, option->val);
     }
     PQconninfoFree(known);
-    opened = session_open(session, &info, &failure);
+    opened = open_session(session, &info, first->in_utc, &failure);
     if (!opened)
         failure_free(&failure);
     conninfo_free(&info);
