@@ -13,7 +13,7 @@
 #include "json.h"
 #include "message.h"
 #include "pretty.h"
-#include "table.h"
+#include "printable.h"
 
 static const char *
 verdict_of(const Listen *listen, const Delivery *delivery)

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "message.h"
-#include "table.h"
+#include "printable.h"
 
 /* Before this nothing is shown: most runs are over by then. */
 #define QUIET_MS 1000

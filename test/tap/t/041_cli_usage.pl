@@ -139,6 +139,13 @@ subtest 'passwords: variable, file, prompt' => sub {
     unlike($typed->{out}, qr/p4ss/, 'and not shown');
 };
 
+subtest 'what a job raises cannot steer the terminal' => sub {
+    $node->ask(q{SELECT apapacho_schedule_job('loud', '0 5 1 1 *',
+        $job$DO $$BEGIN RAISE EXCEPTION USING MESSAGE = E'\033[31mred\u009b1m\r\nnext\tline', DETAIL = E'\033[5mñ\u202e'; END$$$job$)});
+    cli_fails($server, 1, qr/^apapacho-jobs: error: \?\[31mred\?1m\?\n    next\tline\napapacho-jobs: detail: \?\[5mñ\?$/m, 'run', 'loud');
+    cli_fails({}, 1, qr/\n    0 0 \* \* \?\[31m\n/, 'cron', 'next', "0 0 * * \e[31m");
+};
+
 subtest 'Ctrl-C ends the wait, not the run' => sub {
     my $lock = $node->hold('Payout');
     my $program = start_cli($server, 'run', 'payout');
