@@ -29,10 +29,11 @@ handle_interrupt(int signal_number)
         PQcancel(cancel, error, sizeof error);
 }
 
+/* The second signal ends the program at once, for the server may not answer any more. */
 static void
 cancel_on_signals(PGconn *connection)
 {
-    struct sigaction action = {.sa_handler = handle_interrupt};
+    struct sigaction action = {.sa_handler = handle_interrupt, .sa_flags = (int)SA_RESETHAND | SA_NODEFER};
     PGcancel *before = cancel;
 
     cancel = NULL;

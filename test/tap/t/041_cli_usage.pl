@@ -26,6 +26,9 @@ subtest 'help' => sub {
         cmp_ok((sort { $b <=> $a } map { length } split(/\n/, $own))[0], '<=', 120, 'fits a terminal');
     }
     is(cli_ok({}, 'help'), $help, 'help is a command too');
+    is(cli_ok({}, 'help', split(/ /, $_)), cli_ok({}, split(/ /, $_), '--help'), "help $_") for @commands, 'outbox';
+    is(cli_ok({}, '--help', 'run'), cli_ok({}, 'run', '--help'), '--help before a command');
+    cli_fails({}, 2, qr/error: unknown command "paint"/, 'help', 'paint');
     like(cli_ok({}, 'outbox', '--help'), qr/^Usage:\n  apapacho-jobs outbox COMMAND.*\n\nCommands:\n(?:  outbox .*\n){5}/, 'of a group');
     is(cli_ok({}, 'run', '-?'), cli_ok({}, 'run', '--help'), '-?');
     is(cli_ok({}, 'run', 'a', 'b', 'c', '--help'), cli_ok({}, 'run', '--help'), 'whatever the arguments');
@@ -55,6 +58,9 @@ subtest 'wrong usage' => sub {
     cli_fails({}, 2, qr/error: unrecognized option "--watch=1"/, 'status', '--watch=1');
     cli_fails({}, 2, qr/error: unrecognized option "--port"/, 'cron', 'next', '@daily', '--port', '1');
     cli_fails({}, 2, qr/error: too many arguments, the first of them is "--x"/, 'status', '--', '--x');
+    cli_fails({}, 2, qr/error: option --port before the command is of no use to "listen"\n.*Try "apapacho-jobs listen --help"/, '-p', '5000', 'listen');
+    cli_fails({}, 2, qr/error: option --dbname before the command is of no use to "cron next"/, '-d', 'x', 'cron', 'next', '@daily');
+    cli_fails({}, 2, qr/error: option --json before the command is of no use to "serve"/, '--json', 'serve');
 };
 
 subtest 'options before and after the command, as in psql' => sub {
@@ -167,6 +173,29 @@ subtest 'Ctrl-C ends the wait, not the run' => sub {
     $node->wait_for_run(q{job = 'payout' AND status = 'succeeded'});
 };
 
+# A server that does not even answer the request to cancel: the postmaster stands still.
+subtest 'a second Ctrl-C ends it at once' => sub {
+    my $lock = $node->hold('Payout');
+    my $program = start_cli($server, 'run', 'payout');
+    my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+    my $caught = sub { slurp_file("/proc/$_[0]/status") =~ /^SigCgt:\s+([0-9a-f]+)$/m && hex(substr($1, -4)) & 1 << (2 - 1) };
+
+    $node->wait_for_blocked_worker('payout');
+    my ($id) = map { $_->{KIDS}[0]{PID} } $program->{run};
+    $node->wait_until(sub { $caught->($id) }, 'it waits');
+    kill('STOP', $postmaster);
+    $program->signal('INT');
+    my $waited = eval { $node->wait_until(sub { !$caught->($id) }, 'the first one is taken'); 1 };
+    my $running = kill(0, $id);
+    $program->signal('INT');
+    my $result = eval { $program->finish };
+    kill('CONT', $postmaster);
+    ok($waited && $running, 'the first one waits for the server');
+    is($result->{code}, 130, 'the second one does not');
+    $node->let_go($lock);
+    $node->wait_for_run(q{job = 'payout' AND status = 'succeeded'});
+};
+
 subtest 'on a terminal: colours and progress' => sub {
     my $terminal = { %{$server}, environment => { TERM => 'xterm' }, program => ['script', '-qec'] };
     my $table = cli($terminal, 'apapacho-jobs runs', '/dev/null');
@@ -211,6 +240,7 @@ subtest 'cron next: the same as the server says' => sub {
     }
     my $people = cli_ok({}, 'cron', 'next', '0 2 * * 0', '--zone', 'America/Santiago', '--from', '2026-04-04', '-n', '2', '-l', 'es');
     is($people, "0 2 * * 0: a las 02:00 los domingos (America/Santiago)\n  2026-04-05 02:00:00-04\n  2026-04-12 02:00:00-04\n", 'for people, in Spanish');
+    is(cli_ok({}, 'cron', 'next', '@daily', '-z', 'UTC', '-n', 1, '-f', '0009-12-31'), "\@daily: at 00:00 every day (UTC)\n  0010-01-01 00:00:00+00\n", 'a year of few digits');
     is(cli_ok({}, 'cron', 'next', '@reboot', '-z', 'UTC'), "\@reboot: once, when the server starts (UTC)\n", 'no time at all');
     is(cli_ok({ environment => { TZ => 'Asia/Kathmandu' } }, 'cron', 'next', '@daily', '-f', '2026-01-01', '-n1'),
         "\@daily: at 00:00 every day (Asia/Kathmandu)\n  2026-01-02 00:00:00+05:45\n", 'the local zone');
