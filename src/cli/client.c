@@ -137,12 +137,27 @@ check_schema(Session *session, const char *schema)
     PQclear(result);
 }
 
+/* Users' triggers can warn too; what is less than a warning is not told. */
+static void
+tell_notice(void *context, const PGresult *notice)
+{
+    const char *severity = PQresultErrorField(notice, PG_DIAG_SEVERITY_NONLOCALIZED);
+    const char *message = PQresultErrorField(notice, PG_DIAG_MESSAGE_PRIMARY);
+
+    (void)context;
+    if (severity != NULL && strcmp(severity, "WARNING") == 0 && message != NULL)
+        message_warning("%s", message);
+}
+
 /* For --json times are in UTC, wherever the program runs. */
 static bool
 open_session(Session *session, const ConnInfo *info, bool in_utc, Failure *failure)
 {
     *session = (Session){.borrowed = true, .in_utc = in_utc};
-    return session_open(session, info, failure);
+    if (!session_open(session, info, failure))
+        return false;
+    PQsetNoticeReceiver(session->connection, tell_notice, NULL);
+    return true;
 }
 
 ExitCode

@@ -145,10 +145,16 @@ subtest 'passwords: variable, file, prompt' => sub {
     unlike($typed->{out}, qr/p4ss/, 'and not shown');
 };
 
-subtest 'what a job raises cannot steer the terminal' => sub {
+subtest 'what jobs and triggers raise cannot steer the terminal' => sub {
     $node->ask(q{SELECT apapacho_schedule_job('loud', '0 5 1 1 *',
         $job$DO $$BEGIN RAISE EXCEPTION USING MESSAGE = E'\033[31mred\u009b1m\r\nnext\tline', DETAIL = E'\033[5mñ\u202e'; END$$$job$)});
     cli_fails($server, 1, qr/^apapacho-jobs: error: \?\[31mred\?1m\?\n    next\tline\napapacho-jobs: detail: \?\[5mñ\?$/m, 'run', 'loud');
+    $node->ask(q{CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE WARNING E'\033[31mbeware'; RAISE NOTICE 'hush'; RETURN NEW; END$$;
+        CREATE TRIGGER warn BEFORE UPDATE ON "OutboxEvent" FOR EACH ROW EXECUTE FUNCTION warn();
+        INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload, "retryCount") VALUES ('w', 'A', '1', 'T', '{}', 10)});
+    my $warned = cli($server, 'outbox', 'retry-failed');
+    is("$warned->{code} $warned->{out}$warned->{err}", "0 1 failed events are pending again\napapacho-jobs: warning: ?[31mbeware\n", 'a warning');
+    $node->ask('DELETE FROM "OutboxEvent"; DROP FUNCTION warn() CASCADE');
     cli_fails({}, 1, qr/\n    0 0 \* \* \?\[31m\n/, 'cron', 'next', "0 0 * * \e[31m");
 };
 
