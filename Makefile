@@ -24,6 +24,7 @@ LIB_OBJS = \
 	src/lib/delivery/cloudevents.o \
 	src/lib/delivery/ed25519.o \
 	src/lib/delivery/engine.o \
+	src/lib/delivery/exchange.o \
 	src/lib/delivery/message.o \
 	src/lib/delivery/retry.o \
 	src/lib/delivery/retry_after.o \
@@ -42,6 +43,7 @@ SERVER_OBJS = \
 	src/server/extension.o \
 	src/server/ids.o \
 	src/server/job.o \
+	src/server/seats.o \
 	src/server/session.o \
 	src/server/settings.o \
 	src/server/shared.o \
@@ -63,6 +65,7 @@ SCHEDULER_OBJS = \
 	src/scheduler/jobs.o \
 	src/scheduler/launcher.o \
 	src/scheduler/ledger.o \
+	src/scheduler/left_over.o \
 	src/scheduler/plans.o \
 	src/scheduler/process.o \
 	src/scheduler/run_slots.o \
@@ -88,10 +91,14 @@ OUTBOX_OBJS = \
 	src/outbox/open_transactions.o \
 	src/outbox/printable.o \
 	src/outbox/publisher.o \
+	src/outbox/receiver.o \
 	src/outbox/record.o \
 	src/outbox/redeliver.o \
+	src/outbox/remote.o \
+	src/outbox/remote_requests.o \
 	src/outbox/request.o \
 	src/outbox/share.o \
+	src/outbox/watch.o \
 	src/outbox/webhook.o
 
 PAYOUT_OBJS = \
@@ -160,6 +167,10 @@ CLI_OBJS = \
 	src/cli/serve_uri.o \
 	src/cli/session.o \
 	src/cli/show.o \
+	src/cli/start.o \
+	src/cli/start_channel.o \
+	src/cli/start_environment.o \
+	src/cli/start_send.o \
 	src/cli/status.o \
 	src/cli/table.o \
 	src/cli/text.o \

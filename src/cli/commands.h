@@ -11,6 +11,7 @@ ExitCode command_run(const CommandLine *line);                 /* run.c */
 ExitCode command_status(const CommandLine *line);              /* status.c */
 ExitCode command_runs(const CommandLine *line);                /* runs.c */
 ExitCode command_cron_next(const CommandLine *line);           /* cron.c */
+ExitCode command_outbox_start(const CommandLine *line);        /* start.c */
 ExitCode command_outbox_run(const CommandLine *line);          /* outbox.c */
 ExitCode command_outbox_stats(const CommandLine *line);        /* outbox.c */
 ExitCode command_outbox_cleanup(const CommandLine *line);      /* outbox.c */

@@ -32,6 +32,12 @@ const Command commands[] = {
      runs_options, COMMAND_CONNECTS | COMMAND_JSON, 0, 0, command_runs},
     {"cron next", "<expression>", "say what a cron expression means, and when it fires next",
      "Needs no server. Quote the expression: '0 2 * * 0'.", cron_next_options, COMMAND_JSON, 1, 1, command_cron_next},
+    {"outbox start", "", "publish events from this machine, until SIGTERM or Ctrl-C",
+     "Any number of these, on any machines, share the work with each other and with the server's own publisher.\n"
+     "Settings and endpoints are the server's; OUTBOX_PUBLISHER_TYPE, OUTBOX_WEBHOOK_URL, OUTBOX_WEBHOOK_SECRET,\n"
+     "OUTBOX_BATCH_SIZE and OUTBOX_MAX_RETRIES in the environment outweigh them here. A signal lets requests on their\n"
+     "way end, a second one cuts them off.",
+     NULL, COMMAND_CONNECTS, 0, 0, command_outbox_start},
     {"outbox run", "", "publish the events that are due, and end", NULL, outbox_run_options,
      COMMAND_CONNECTS | COMMAND_JSON, 0, 0, command_outbox_run},
     {"outbox stats", "", "count the events: pending, published, failed", NULL, NULL, COMMAND_CONNECTS | COMMAND_JSON, 0,

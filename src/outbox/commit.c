@@ -19,6 +19,7 @@
 
 #include "outbox/outbox.h"
 #include "server/compat.h"
+#include "server/seats.h"
 #include "server/settings.h"
 #include "server/user_tables.h"
 #include "server/wake.h"
@@ -55,7 +56,7 @@ on_transaction_end(XactEvent event, void *argument)
 {
     switch (event) {
     case XACT_EVENT_PRE_COMMIT:
-        added = setting_outbox_wake_on_commit && setting_enabled && !ignored &&
+        added = setting_outbox_wake_on_commit && !ignored && (setting_enabled || seats_any()) &&
                 TransactionIdIsValid(GetTopTransactionIdIfAny()) && has_added_events();
         break;
     case XACT_EVENT_COMMIT:

@@ -6,6 +6,9 @@
 
 #include "outbox/hand.h"
 
+/* What is said of an event: printable ASCII, palloc'ed in the current context. */
+char *console_line(const OutboxEvent *event);
+
 /* Logs every event that is ready, never with its payload, and notes it as delivered. Outside of any transaction. */
 void console_publish(OutboxHand *hand);
 

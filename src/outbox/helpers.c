@@ -11,6 +11,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/procsignal.h"
 #include "tcop/tcopprot.h"
 #include "utils/memutils.h"
 #include "utils/wait_event.h"
@@ -29,6 +30,7 @@
 typedef struct HelperSpec {
     Oid database;
     int slot; /* of the run */
+    int seat; /* the same */
     int part;
     int parts;
     uint64 sequence;
@@ -72,10 +74,11 @@ start(const HelperSpec *spec)
 }
 
 int
-helpers_start(const JobRun *run, int count)
+helpers_start(const JobRun *run, int seat, int count)
 {
     static bool registered = false;
-    HelperSpec spec = {.database = MyDatabaseId, .parts = count + 1, .run = run->id, .trigger = run->trigger};
+    HelperSpec spec = {
+        .database = MyDatabaseId, .seat = seat, .parts = count + 1, .run = run->id, .trigger = run->trigger};
     MemoryContext before;
     int started = 0;
 
@@ -153,6 +156,8 @@ helpers_stop(void)
         stop_at_exit(0, (Datum)0); /* each time: one that swallows a cancellation is ended at last */
         (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, STOP_TICK_MS, PG_WAIT_EXTENSION);
         ResetLatch(MyLatch);
+        if (ProcSignalBarrierPending)
+            ProcessProcSignalBarrier();
         if (ProcDiePending)
             break; /* it will be done at exit */
     }
@@ -221,7 +226,7 @@ apapacho_publisher_main(Datum argument)
     MemoryContextSwitchTo(context);
     PG_TRY();
     {
-        publisher_help(&run, helper.part, helper.parts, &delivered, &failed);
+        publisher_help(&run, helper.seat, helper.part, helper.parts, &delivered, &failed);
     }
     PG_CATCH();
     {

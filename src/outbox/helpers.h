@@ -12,9 +12,9 @@
 
 #define OUTBOX_MOST_WORKERS 16
 
-/* Starts up to `count` of them, number 1 … of count + 1 parts. Returns how many came: 0 when no background worker is
- * free. */
-int helpers_start(const JobRun *run, int count);
+/* Starts up to `count` of them for the slots of the run's seat, number 1 … of count + 1 parts. Returns how many came: 0
+ * when no background worker is free. */
+int helpers_start(const JobRun *run, int seat, int count);
 
 /* Whether helper number `part` is there (or about to be); whether any is. */
 bool helpers_has(int part);

@@ -12,7 +12,7 @@
 #include "outbox/helpers.h"
 #include "outbox/intake.h"
 #include "outbox/share.h"
-#include "outbox/webhook.h"
+#include "server/seats.h"
 #include "server/settings.h"
 #include "server/wake.h"
 #include "server/xact.h"
@@ -29,6 +29,10 @@
 #define SLOW_CLAIM_MS 5
 #define SLOW_EVENT_MS 0.05
 #define WHOLE_CLAIM_PART 20
+
+/* When the publishers have changed the others let go of slots within so long; those that somebody else has are not
+ * waited for. */
+#define SHARE_PATIENCE_MS 3000
 
 /* How far clocks of those who write "createdAt" may be behind ours. */
 #define CLOCK_SKEW_S 5
@@ -125,23 +129,57 @@ intake_report_progress(const OutboxHand *hand)
     job_progress(delivered + failed + hand->delivered_count + hand->failed_count, -1, "events");
 }
 
-/* Takes the slots that are this publisher's: its part, and those of helpers that have ended. */
+/* The slots that are to be this publisher's: its part of the seat's, and those of helpers that have ended. */
+static uint64
+own_slots(const Publisher *publisher)
+{
+    uint64 slots = seat_slots(publisher->seat);
+    uint64 own = share_part(slots, publisher->part, publisher->parts);
+
+    for (int part = 1; publisher->part == 0 && part < publisher->parts; part++) {
+        if (!helpers_has(part))
+            own |= share_part(slots, part, publisher->parts);
+    }
+    return own;
+}
+
+bool
+intake_share_has_changed(const Publisher *publisher)
+{
+    return own_slots(publisher) != publisher->own_slots;
+}
+
+bool
+intake_must_let_go(const Publisher *publisher)
+{
+    return (share_held() & ~own_slots(publisher)) != 0;
+}
+
+bool
+intake_misses_share(const Publisher *publisher)
+{
+    return (publisher->own_slots & ~share_held()) != 0 && publisher_clock_ms() < publisher->share_until;
+}
+
+/* Takes the slots that are to be this publisher's, and lets go of all others, unless events of those may be in hand. */
 static void
 take_share(Publisher *publisher)
 {
-    bool alone = true;
+    uint64 own = own_slots(publisher);
 
-    share_take(publisher->part, publisher->parts);
-    if (publisher->part > 0)
-        return;
-    for (int part = 1; part < publisher->parts; part++) {
-        if (helpers_has(part))
-            alone = false;
-        else
-            share_take(part, publisher->parts);
-    }
-    if (alone)
+    if (publisher->part == 0 && publisher->parts > 1 && !helpers_any()) {
         publisher->parts = 1;
+        seat_set_weight(1);
+        own = own_slots(publisher);
+    }
+    if (own != publisher->own_slots && seats_others(publisher->seat) > 0)
+        publisher->share_until = publisher_clock_ms() + SHARE_PATIENCE_MS;
+    publisher->own_slots = own;
+    if ((share_held() & ~own) != 0 && publisher->hand->count == 0) {
+        share_keep(own);
+        publisher->position = DT_NOBEGIN; /* what was in hand of its own has been put off */
+    }
+    share_take(own);
 }
 
 /* Whether every endpoint takes events. */
@@ -159,7 +197,7 @@ all_well(const OutboxHand *hand)
 static bool
 needs_help(const Publisher *publisher)
 {
-    return setting_outbox_workers > 1 && publisher->part == 0 && publisher->parts == 1 &&
+    return setting_outbox_workers > 1 && !publisher->is_remote && publisher->part == 0 && publisher->parts == 1 &&
            publisher->type == PUBLISHER_WEBHOOK && publisher->left > PG_INT64_MAX / 2 &&
            publisher->hand->claimed_count - publisher->helped_at >= WORTH_HELP &&
            publisher_clock_ms() >= publisher->next_help_at && !publisher->stopped && all_well(publisher->hand);
@@ -176,10 +214,12 @@ intake_start_helpers(Publisher *publisher)
     publisher_record(publisher); /* before another one may claim these */
     Assert(publisher->hand->count == 0);
     publisher->parts = count + 1;
-    share_keep(0, publisher->parts); /* first: they look at once */
+    seat_set_weight(publisher->parts);
+    share_keep(share_part(seat_slots(publisher->seat), 0, publisher->parts)); /* first: they look at once */
     publisher->helped_at = publisher->hand->claimed_count;
-    if (helpers_start(publisher->run, count) == 0) {
+    if (helpers_start(publisher->run, publisher->seat, count) == 0) {
         publisher->parts = 1;
+        seat_set_weight(1);
         publisher->next_help_at = publisher_clock_ms() + NO_HELP_MS;
     }
 }
@@ -236,6 +276,25 @@ note_whole_claim(Publisher *publisher, double started_at, int count)
 }
 
 /*
+ * No endpoint can have anything, as far as is known: looks how they are by now. A claim does that too, but there is
+ * none where there is no room; and what a resume has told has been taken (wake_take()). Returns whether one can be
+ * used.
+ */
+static bool
+look_whether_usable(Publisher *publisher)
+{
+    EndpointSet *endpoints = publisher->hand->endpoints;
+    bool usable = false;
+
+    if (endpoints_usable(endpoints))
+        return false;
+    xact_begin("apapacho_jobs: looking whether events may be sent");
+    publisher->stopped = !endpoints_refresh(endpoints, &usable) || publisher->stopped;
+    xact_commit();
+    return endpoints_usable(endpoints) && !publisher->stopped;
+}
+
+/*
  * Claims from the oldest pending event on. Where that is slow, since many wait there for a retry, or for another one of
  * their aggregate, most claims begin where the last one ended, less what transactions may have added before that.
  */
@@ -258,7 +317,11 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
         publisher->claimed_at = GetCurrentTimestamp();
     }
     limit = Min(limit_asked, set_rooms(hand, all));
-    if (limit == 0 && all)
+    if (limit == 0 && look_whether_usable(publisher)) {
+        publisher->position = DT_NOBEGIN;
+        return claim_from_position(publisher, limit_asked, more);
+    }
+    if (publisher->stopped || (limit == 0 && all))
         return 0;
     if (limit == 0) {
         publisher->position = DT_NOBEGIN; /* all endpoints are behind */
@@ -300,9 +363,11 @@ intake_claim(Publisher *publisher)
     take_share(publisher);
     if (share_count() > held)
         publisher->position = DT_NOBEGIN; /* others' events are ours now */
-    if (share_is_empty())
-        return 0; /* others see to all of them */
-    if (publisher->part == 0)
+    if (share_is_empty() || intake_must_let_go(publisher))
+        return 0; /* others see to all of them; or the events in hand have to go first */
+    if (publisher->is_remote)
+        (void)seat_take_events(publisher->seat);
+    else if (publisher->part == 0)
         (void)wake_take();
     started_at = publisher_clock_ms();
     count = claim_from_position(publisher, limit, &more);
@@ -329,27 +394,37 @@ is_any_behind(const OutboxHand *hand)
     return false;
 }
 
+/* Whether events have been committed since the last claim. */
+static bool
+has_new_events(const Publisher *publisher)
+{
+    return publisher->is_remote ? seat_has_events(publisher->seat) : wake_is_pending();
+}
+
 /* Whether there may be more to take on, while some events are still in hand. */
 static bool
 has_more(const Publisher *publisher)
 {
     const OutboxHand *hand = publisher->hand;
 
-    if (publisher->stopped || publisher->wants_help || job_is_to_end_soon() ||
+    if (publisher->stopped || publisher->wants_help || job_is_to_end_soon() || intake_must_let_go(publisher) ||
         room(publisher) < Min(setting_outbox_batch_size, publisher->left) / 2 + 1)
         return false;
     if (!publisher->exhausted || (hand->has_followers && must_look_at_all(publisher)) || is_any_behind(hand))
         return true;
     return publisher->run->trigger != JOB_TRIGGER_MANUAL &&
-           (wake_is_pending() || (publisher->retry_at != 0 && publisher->retry_at <= GetCurrentTimestamp()));
+           (has_new_events(publisher) ||
+            (publisher->retry_at != 0 && publisher->retry_at <= GetCurrentTimestamp() && must_look_at_all(publisher)));
 }
 
 /* Whether there is an endpoint that has nothing to send, but could. */
 static bool
-is_any_idle(const OutboxHand *hand)
+is_any_idle(const Publisher *publisher)
 {
+    const OutboxHand *hand = publisher->hand;
+
     for (int i = 0; i < hand->endpoints->count; i++) {
-        if (hand->queues[i].ready_count == 0 && endpoint_room(hand, i) > 0 && webhook_has_room(i))
+        if (hand->queues[i].ready_count == 0 && endpoint_room(hand, i) > 0 && publisher->has_room(i))
             return true;
     }
     return false;
@@ -358,7 +433,7 @@ is_any_idle(const OutboxHand *hand)
 bool
 intake_wants_more(const Publisher *publisher)
 {
-    return publisher_clock_ms() >= publisher->next_claim_at && is_any_idle(publisher->hand) && has_more(publisher);
+    return publisher_clock_ms() >= publisher->next_claim_at && is_any_idle(publisher) && has_more(publisher);
 }
 
 long
@@ -366,9 +441,31 @@ intake_patience(const Publisher *publisher, long longest)
 {
     double until_claim = publisher->next_claim_at - publisher_clock_ms();
 
-    if (!is_any_idle(publisher->hand) || until_claim > longest || !has_more(publisher))
+    if (!is_any_idle(publisher) || until_claim > longest || !has_more(publisher))
         return longest;
     return Max((long)until_claim, 0) + 1;
+}
+
+/* Milliseconds until then; 0: it is past; `longest` when there is no such time. */
+static double
+until_time(TimestampTz time, double longest)
+{
+    return time == 0 ? longest : (double)TimestampDifferenceMilliseconds(GetCurrentTimestamp(), time);
+}
+
+double
+intake_next_look(const Publisher *publisher, double longest)
+{
+    double now = publisher_clock_ms();
+    double until_retry = until_time(publisher->retry_at, longest);
+    double until_probe = until_time(endpoints_next_probe(publisher->hand->endpoints), longest);
+
+    if (!publisher->has_passed_over)
+        return now + Min(until_retry, until_probe);
+    /* A retry is found by a claim of all events only; once it is due that comes sooner. */
+    if (until_retry == 0)
+        until_retry = until_probe;
+    return Min(now + Min(until_retry, until_probe), intake_whole_claim_due(publisher));
 }
 
 TimestampTz

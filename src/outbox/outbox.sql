@@ -256,6 +256,21 @@ CREATE FUNCTION apapacho_jobs.unlock_outbox_slots() RETURNS void
 COMMENT ON FUNCTION apapacho_jobs.unlock_outbox_slots() IS 'lets go of all slots that this session holds';
 REVOKE EXECUTE ON FUNCTION apapacho_jobs.lock_outbox_slots(integer, integer), apapacho_jobs.unlock_outbox_slots() FROM PUBLIC;
 
+-- Publishers on other machines. Procedures, as they commit; neither SECURITY DEFINER nor SET, with which they could not.
+CREATE PROCEDURE apapacho_jobs.publisher_open(version integer, publisher_type text, own_url boolean, own_secret boolean, batch_size integer,
+                                              max_retries integer, OUT answer bytea)
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'apapacho_publisher_open';
+COMMENT ON PROCEDURE apapacho_jobs.publisher_open(integer, text, boolean, boolean, integer, integer) IS
+    'makes this session a publisher, for the program `apapacho-jobs outbox start`; what is not null outweighs the settings';
+CREATE PROCEDURE apapacho_jobs.publisher_step(call bytea, OUT answer bytea)
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'apapacho_publisher_step';
+COMMENT ON PROCEDURE apapacho_jobs.publisher_step(bytea) IS
+    'takes what came of a publisher''s requests, and gives it the next ones with the payloads of events and the headers of endpoints';
+REVOKE EXECUTE ON PROCEDURE apapacho_jobs.publisher_open(integer, text, boolean, boolean, integer, integer),
+    apapacho_jobs.publisher_step(bytea) FROM PUBLIC;
+
 -- Attempts to deliver events, by apapacho_jobs.outbox_log_attempts. In buckets of some days each, which are used in turn: the job cleanup
 -- truncates those that are old enough. Not dumped.
 CREATE TABLE apapacho_jobs.outbox_attempt (

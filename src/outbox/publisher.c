@@ -8,7 +8,10 @@
 #include "postgres.h"
 
 #include "lib/stringinfo.h"
+#include "miscadmin.h"
+#include "pgstat.h"
 #include "portability/instr_time.h"
+#include "storage/latch.h"
 #include "utils/json.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
@@ -21,8 +24,10 @@
 #include "outbox/outbox.h"
 #include "outbox/publisher.h"
 #include "outbox/share.h"
+#include "outbox/watch.h"
 #include "outbox/webhook.h"
 #include "server/delivery_settings.h"
+#include "server/seats.h"
 #include "server/session.h"
 #include "server/settings.h"
 #include "server/wake.h"
@@ -30,9 +35,6 @@
 
 /* For so long no commit starts another run when one has failed. */
 #define FAILED_RUN_MS 60000
-
-/* So often it is looked whether an endpoint has been paused meanwhile. */
-#define ENDPOINTS_INTERVAL_MS 1000
 
 /*
  * Outcomes are recorded when there are this many, or after this time: a crash repeats no more than these and what was
@@ -44,6 +46,9 @@
 /* So often a publisher that only waits for its helpers looks for more to do. */
 #define HELPERS_TICK_MS 100
 #define HELPERS_LONGEST_TICK_MS 1000 /* where looking takes long */
+
+/* So often a publisher looks whether others have let go of what is to be its own. */
+#define SHARE_TICK_MS 20
 
 /* A publisher that has nothing to do waits so long for commits. */
 #define IDLE_MS 10000
@@ -65,73 +70,6 @@ publisher_record(Publisher *publisher)
     publisher->recorded_at = publisher_clock_ms();
 }
 
-/* Looks from time to time how the endpoints are, and for events that are to be tried again. */
-static void
-check_endpoints(Publisher *publisher)
-{
-    bool usable = false;
-
-    if (publisher_clock_ms() - publisher->endpoints_at < ENDPOINTS_INTERVAL_MS)
-        return;
-    publisher_record(publisher); /* a cancellation in here must not lose it */
-    publisher->endpoints_at = publisher_clock_ms();
-    publisher->retry_at = intake_next_retry(publisher);
-    xact_begin("apapacho_jobs: looking whether events may be sent");
-    if (!endpoints_refresh(publisher->hand->endpoints, &usable))
-        publisher->stopped = true; /* the next run has the new ones */
-    xact_commit();
-    MemoryContextSwitchTo(publisher->run->context);
-    if (usable)
-        publisher->position = DT_NOBEGIN;
-}
-
-/* The receiver is gone, by its own word; the run's result says so too. */
-static void
-stop_endpoint(Publisher *publisher, Endpoint *endpoint)
-{
-    OutboxHand *hand = publisher->hand;
-
-    endpoint_stopped(endpoint);
-    endpoint->is_gone = false;
-    if (hand->error_count < OUTBOX_REPORTED_ERRORS)
-        hand->errors[hand->error_count++] = MemoryContextStrdup(hand->context, endpoint->last_error);
-}
-
-/* What the latest outcomes say about a receiver. */
-static void
-judge_endpoint(Publisher *publisher, Endpoint *endpoint)
-{
-    bool is_probing = endpoint->state == ENDPOINT_PROBING;
-
-    if (!endpoint->is_gone && endpoint->failures < (is_probing ? 1 : ENDPOINT_FAILURES) &&
-        !(is_probing && endpoint->answers > 0))
-        return;
-    publisher_record(publisher); /* a cancellation in here must not lose it */
-    if (endpoint->is_gone && endpoint->state != ENDPOINT_STOPPED)
-        stop_endpoint(publisher, endpoint);
-    else if (is_probing && endpoint->failures > 0)
-        endpoint_opened(endpoint);
-    else if (is_probing) {
-        endpoint_closed(endpoint);
-        publisher->position = DT_NOBEGIN;
-    } else if (endpoint->state == ENDPOINT_CLOSED && endpoint->failures >= ENDPOINT_FAILURES)
-        endpoint_opened(endpoint);
-    MemoryContextSwitchTo(publisher->run->context);
-}
-
-/* Judges all of them, and leaves those alone that are not to be sent anything. */
-static void
-judge_endpoints(Publisher *publisher)
-{
-    OutboxHand *hand = publisher->hand;
-
-    for (int i = 0; i < hand->endpoints->count; i++) {
-        judge_endpoint(publisher, hand->endpoints->all[i]);
-        if (!endpoint_is_usable(hand->endpoints->all[i]))
-            hand_put_off_ready(hand, i);
-    }
-}
-
 static void
 note_stop(Publisher *publisher)
 {
@@ -140,17 +78,15 @@ note_stop(Publisher *publisher)
     publisher->stopped =
         publisher->stopped || job_should_stop(publisher->run) || (publisher->part > 0 && helpers_asked_to_end());
     if (publisher->type == PUBLISHER_WEBHOOK) {
-        judge_endpoints(publisher);
-        check_endpoints(publisher);
-        judge_endpoints(publisher);
+        watch_endpoints(publisher);
         publisher->stopped = publisher->stopped || !endpoints_usable(hand->endpoints);
     }
-    for (int i = 0; publisher->stopped && i < hand->endpoints->count; i++)
-        hand_put_off_ready(hand, i);
+    if (publisher->stopped || intake_must_let_go(publisher))
+        watch_put_off_all(publisher);
 }
 
-static void
-record_in_between(Publisher *publisher)
+void
+publisher_record_in_between(Publisher *publisher)
 {
     if (publisher->hand->finished_count >= RECORD_EVENTS ||
         (publisher->hand->finished_count > 0 && publisher_clock_ms() - publisher->recorded_at >= RECORD_INTERVAL_MS))
@@ -186,7 +122,7 @@ send_all(Publisher *publisher)
             (void)intake_claim(publisher);
         webhook_send_ready(hand);
         webhook_run(hand);
-        record_in_between(publisher);
+        publisher_record_in_between(publisher);
         if (hand->ready_count == 0 && webhook_in_flight() == 0)
             break;
         if (!can_send(hand))
@@ -210,6 +146,16 @@ wait_for_helpers(Publisher *publisher)
     intake_report_progress(publisher->hand);
 }
 
+/* Others are about to let go of slots that are to be this publisher's. */
+static void
+wait_for_share(Publisher *publisher)
+{
+    (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, SHARE_TICK_MS, PG_WAIT_EXTENSION);
+    ResetLatch(MyLatch);
+    outbox_check_interrupts(publisher->hand);
+    note_stop(publisher);
+}
+
 /* Publishes until a claim finds nothing. */
 static void
 publish_due(Publisher *publisher)
@@ -224,12 +170,14 @@ publish_due(Publisher *publisher)
             send_all(publisher);
         else if (publisher->part == 0 && helpers_any())
             wait_for_helpers(publisher);
+        else if (!publisher->stopped && intake_misses_share(publisher))
+            wait_for_share(publisher);
         else if (publisher->parts == 1 || publisher->part > 0 || publisher->stopped)
             break;
     }
     publisher_record(publisher);
     if (publisher->type == PUBLISHER_WEBHOOK)
-        judge_endpoints(publisher);
+        watch_judge(publisher);
 }
 
 /* Whether more events may come soon, by commits that this process can wait for. */
@@ -237,31 +185,7 @@ static bool
 may_wait(const Publisher *publisher)
 {
     return setting_outbox_wake_on_commit && publisher->run->trigger != JOB_TRIGGER_MANUAL && !publisher->stopped &&
-           publisher->hand->claimed_count > 0;
-}
-
-/* Milliseconds until then; 0: it is past; `longest` when there is no such time. */
-static double
-until_time(TimestampTz time, double longest)
-{
-    return time == 0 ? longest : (double)TimestampDifferenceMilliseconds(GetCurrentTimestamp(), time);
-}
-
-/* Until when there is nothing to look at, by publisher_clock_ms(), if no commit comes: now or before, there may be. */
-static double
-next_look(const Publisher *publisher, double idle_until)
-{
-    double now = publisher_clock_ms();
-    double until_retry = until_time(publisher->retry_at, IDLE_MS);
-    double until_probe = until_time(endpoints_next_probe(publisher->hand->endpoints), IDLE_MS);
-    double look_at = now + Min(until_retry, until_probe);
-
-    if (!publisher->has_passed_over)
-        return Min(look_at, idle_until);
-    /* A retry is found by a claim of all events only; once it is due that comes sooner. */
-    if (until_retry == 0)
-        look_at = now + until_probe;
-    return Min(look_at, intake_whole_claim_due(publisher));
+           (publisher->hand->claimed_count > 0 || seats_others(publisher->seat) > 0);
 }
 
 /* Waits for a commit, or until an event or an endpoint is to be tried again. False: none came in time, or the run is to
@@ -274,12 +198,14 @@ wait_for_commit(Publisher *publisher)
     publisher->retry_at = intake_next_retry(publisher);
     MemoryContextSwitchTo(publisher->run->context);
     for (;;) {
-        double look_at = next_look(publisher, idle_until);
+        double look_at = intake_next_look(publisher, IDLE_MS);
         double now = publisher_clock_ms();
 
         wake_listen(); /* each time: the scheduler may be another one by now */
-        if (wake_is_pending() || (look_at <= now && look_at < idle_until))
+        if (wake_is_pending() || intake_share_has_changed(publisher) || look_at <= now)
             return true;
+        if (!publisher->has_passed_over)
+            look_at = Min(look_at, idle_until);
         if (look_at <= now || !job_wait_idle((long)(look_at - now) + 1))
             return false;
     }
@@ -354,14 +280,8 @@ open_endpoints(Publisher *publisher, int parts)
     publisher->endpoints_at = publisher_clock_ms();
     if (console)
         return;
-    webhook_open(endpoints, parts);
-    for (int i = 0; i < endpoints->count; i++) {
-        Endpoint *endpoint = endpoints->all[i];
-
-        if (endpoint->problem != NULL && (endpoint->state == ENDPOINT_CLOSED || endpoint->state == ENDPOINT_PROBING))
-            endpoint_opened(endpoint);
-    }
-    MemoryContextSwitchTo(publisher->run->context);
+    webhook_open(endpoints, (ReceiverShare){.seat = publisher->seat, .parts = parts});
+    watch_problems(publisher);
 }
 
 /* Whether anything may be sent; if not, the result says why. */
@@ -398,6 +318,7 @@ close_publisher(void)
     helpers_stop();
     webhook_close();
     share_release();
+    seat_leave();
     wake_unlisten();
     outbox_ignore_own_commits(false);
 }
@@ -440,7 +361,9 @@ outbox_publish_run(JobRun *run)
     Publisher publisher = {.run = run,
                            .type = setting_outbox_publisher_type,
                            .left = events_asked_for(run),
+                           .seat = NO_SEAT,
                            .parts = 1,
+                           .has_room = webhook_has_room,
                            .position = DT_NOBEGIN};
     int64 delivered;
     int64 failed;
@@ -448,6 +371,7 @@ outbox_publish_run(JobRun *run)
     outbox_ignore_own_commits(true);
     PG_TRY();
     {
+        publisher.seat = seat_take(1);
         open_endpoints(&publisher, setting_outbox_workers);
         if (is_open_for_events(&publisher))
             publish_and_wait(&publisher);
@@ -473,13 +397,15 @@ outbox_publish_run(JobRun *run)
 }
 
 void
-publisher_help(const JobRun *run, int part, int parts, int64 *delivered, int64 *failed)
+publisher_help(const JobRun *run, int seat, int part, int parts, int64 *delivered, int64 *failed)
 {
     Publisher publisher = {.run = run,
                            .type = PUBLISHER_WEBHOOK,
                            .left = PG_INT64_MAX,
+                           .seat = seat,
                            .part = part,
                            .parts = parts,
+                           .has_room = webhook_has_room,
                            .position = DT_NOBEGIN};
 
     outbox_ignore_own_commits(true);

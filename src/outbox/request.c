@@ -111,10 +111,10 @@ sign(const DeliveryRequest *request, const MessageLayout *layout, const RequestK
 
 bool
 request_build(const OutboxEvent *event, const Endpoint *endpoint, const RequestKeys *keys, const char *source,
-              DeliveryHeader *headers, DeliveryRequest *request, bool *is_final, char *error, size_t error_size)
+              DeliveryHeader *headers, DeliveryRequest *request, MessageLayout *layout, bool *is_final, char *error,
+              size_t error_size)
 {
     int64 now = (int64)time(NULL);
-    MessageLayout layout;
     int count = describe_event(event, source, now, headers);
 
     *is_final = count < 0;
@@ -125,18 +125,18 @@ request_build(const OutboxEvent *event, const Endpoint *endpoint, const RequestK
     for (int i = 0; i < endpoint->header_count; i++)
         headers[count++] = endpoint->headers[i];
     *request = (DeliveryRequest){.url = endpoint->url, .headers = headers};
-    request->body = message_build(&event->message, &layout);
+    request->body = message_build(&event->message, layout);
     if (request->body == NULL) {
         strlcpy(error, "out of memory", error_size);
         return false;
     }
-    request->body_length = layout.body_length;
+    request->body_length = layout->body_length;
     if (source[0] != '\0') { /* CloudEvents in binary mode: the payload alone */
-        memmove(request->body, request->body + layout.payload_offset, layout.payload_length);
-        request->body_length = layout.payload_length;
-        layout.payload_offset = 0;
+        memmove(request->body, request->body + layout->payload_offset, layout->payload_length);
+        request->body_length = layout->payload_length;
+        layout->payload_offset = 0;
     }
-    if (!sign(request, &layout, keys, now, headers, &count)) {
+    if (!sign(request, layout, keys, now, headers, &count)) {
         free(request->body);
         request->body = NULL;
         strlcpy(error, "could not sign the event", error_size);

@@ -31,9 +31,10 @@ void request_keys_expire(RequestKeys *keys, const Endpoint *endpoint);
 /*
  * Makes a request of an event, signed now. `headers` has room for REQUEST_MOST_HEADERS; they and what they hold live in
  * the current context, the body is malloc'ed. `source`: of CloudEvents; "": none. False with the reason; `is_final`: it
- * will never do.
+ * will never do. `layout` says where in the body the payload is.
  */
 bool request_build(const OutboxEvent *event, const Endpoint *endpoint, const RequestKeys *keys, const char *source,
-                   DeliveryHeader *headers, DeliveryRequest *request, bool *is_final, char *error, size_t error_size);
+                   DeliveryHeader *headers, DeliveryRequest *request, MessageLayout *layout, bool *is_final,
+                   char *error, size_t error_size);
 
 #endif

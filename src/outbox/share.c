@@ -7,6 +7,7 @@
 #include "catalog/pg_type.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "port/pg_bitutils.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 
@@ -16,8 +17,9 @@
 PG_FUNCTION_INFO_V1(apapacho_lock_slots);
 PG_FUNCTION_INFO_V1(apapacho_unlock_slots);
 
-static bool held[OUTBOX_SLOTS];
-static int held_count = 0;
+static uint64 held = 0;
+
+StaticAssertDecl(OUTBOX_SLOTS == 64, "there is a bit for each slot");
 
 static LOCKTAG
 slot_tag(int slot)
@@ -28,67 +30,72 @@ slot_tag(int slot)
     return tag;
 }
 
-static void
-release_slot(int slot)
+uint64
+share_part(uint64 slots, int part, int parts)
 {
-    LOCKTAG tag = slot_tag(slot);
+    uint64 own = 0;
+    int number = 0;
 
-    (void)LockRelease(&tag, ExclusiveLock, true);
-    held[slot] = false;
-    held_count--;
+    for (uint64 left = slots; left != 0; left &= left - 1) {
+        if (number++ % parts == part)
+            own |= left & -left;
+    }
+    return own;
 }
 
 void
-share_take(int part, int parts)
+share_take(uint64 slots)
 {
-    for (int slot = part; slot < OUTBOX_SLOTS; slot += parts) {
-        LOCKTAG tag = slot_tag(slot);
+    for (uint64 left = slots; left != 0; left &= left - 1) {
+        LOCKTAG tag = slot_tag(pg_rightmost_one_pos64(left));
+        uint64 slot = left & -left;
 
-        if (held[slot] && !compat_holds_lock_tag(&tag, ExclusiveLock)) {
-            held[slot] = false; /* code of the user's has called pg_advisory_unlock_all() */
-            held_count--;
-        }
-        if (held[slot] || LockAcquire(&tag, ExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
-            continue;
-        held[slot] = true;
-        held_count++;
+        if ((held & slot) != 0 && !compat_holds_lock_tag(&tag, ExclusiveLock))
+            held &= ~slot; /* code of the user's has called pg_advisory_unlock_all() */
+        if ((held & slot) == 0 && LockAcquire(&tag, ExclusiveLock, true, true) != LOCKACQUIRE_NOT_AVAIL)
+            held |= slot;
     }
 }
 
 void
-share_keep(int part, int parts)
+share_keep(uint64 slots)
 {
-    for (int slot = 0; slot < OUTBOX_SLOTS; slot++) {
-        if (held[slot] && slot % parts != part)
-            release_slot(slot);
+    for (uint64 left = held & ~slots; left != 0; left &= left - 1) {
+        LOCKTAG tag = slot_tag(pg_rightmost_one_pos64(left));
+
+        (void)LockRelease(&tag, ExclusiveLock, true);
     }
+    held &= slots;
 }
 
 void
 share_release(void)
 {
-    for (int slot = 0; slot < OUTBOX_SLOTS; slot++) {
-        if (held[slot])
-            release_slot(slot);
-    }
+    share_keep(0);
+}
+
+uint64
+share_held(void)
+{
+    return held;
 }
 
 int
 share_count(void)
 {
-    return held_count;
+    return pg_popcount64(held);
 }
 
 bool
 share_is_empty(void)
 {
-    return held_count == 0;
+    return held == 0;
 }
 
 bool
 share_is_whole(void)
 {
-    return held_count == OUTBOX_SLOTS;
+    return ~held == 0;
 }
 
 Datum
@@ -97,10 +104,8 @@ share_slots(void)
     Datum slots[OUTBOX_SLOTS];
     int count = 0;
 
-    for (int slot = 0; slot < OUTBOX_SLOTS; slot++) {
-        if (held[slot])
-            slots[count++] = Int32GetDatum(slot);
-    }
+    for (uint64 left = held; left != 0; left &= left - 1)
+        slots[count++] = Int32GetDatum(pg_rightmost_one_pos64(left));
     return PointerGetDatum(construct_array(slots, count, INT4OID, sizeof(int32), true, TYPALIGN_INT));
 }
 
@@ -115,7 +120,7 @@ apapacho_lock_slots(PG_FUNCTION_ARGS)
         ereport(ERROR, (errcode(ERRCODE_INVALID_PARAMETER_VALUE),
                         errmsg("there is no part %d of %d of the outbox's slots", part, parts),
                         errdetail("There are %d slots; parts are numbered from 0.", OUTBOX_SLOTS)));
-    share_take(part, parts);
+    share_take(share_part(~(uint64)0, part, parts));
     PG_RETURN_INT32(share_count());
 }
 

@@ -17,15 +17,20 @@
 #define OUTBOX_SLOT_CLASS 1634758007
 #define OUTBOX_SLOT_KIND 3
 
-/*
- * Takes what is free of a part of the slots, number `part` of `parts` (from 0), within any state but a failed
- * transaction. What is held already stays held.
- */
-void share_take(int part, int parts);
+/* Those of a set of slots (a bit for each) that are part number `part` (from 0) of `parts`: every so many-th. */
+uint64 share_part(uint64 slots, int part, int parts);
 
-/* Lets go of all slots but those of the part. No event of another slot may be in hand. */
-void share_keep(int part, int parts);
+/*
+ * Takes what is free of a set of slots, within any state but a failed transaction. What is held already stays held.
+ */
+void share_take(uint64 slots);
+
+/* Lets go of all slots but these. No event of another slot may be in hand. */
+void share_keep(uint64 slots);
 void share_release(void);
+
+/* Which slots are held. */
+uint64 share_held(void);
 
 /* How many slots are held; whether none, or all are. */
 int share_count(void);

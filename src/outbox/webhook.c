@@ -11,74 +11,51 @@
 
 #include "miscadmin.h"
 #include "pgstat.h"
-#include "portability/instr_time.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
 #include "utils/memutils.h"
 
 #include "lib/delivery/engine.h"
 #include "lib/delivery/url.h"
-#include "lib/delivery/verdict.h"
-#include "outbox/attempt.h"
-#include "outbox/request.h"
+#include "outbox/receiver.h"
 #include "outbox/webhook.h"
 #include "server/compat.h"
-#include "server/counters.h"
 #include "server/delivery_settings.h"
 #include "server/settings.h"
 
 #define CONNECT_TIMEOUT_MS 10000
 #define MAX_RESPONSE_BYTES 65536
-#define RATE_BURST_PART 20 /* of what a second allows may be sent at once */
 #define RESPONSE_EXCERPT_BYTES 1024
 #define MAX_HOST_SIZE 300
 
-/* An endpoint that events are being sent to. */
-typedef struct Receiver {
-    Endpoint *endpoint;
-    RequestKeys keys;
-    OutboxCounters *counters;
-    uint32 in_flight; /* as it is counted there */
-    double rate;      /* requests a second; 0: no limit */
-    double allowance; /* requests that may be sent by it, as of rate_ms */
-    double rate_ms;
+/* An endpoint with its engine. */
+typedef struct Route {
+    Receiver receiver;
     DeliveryEngine *engine; /* NULL: it cannot be used */
     bool is_signalled;      /* the network has something for it */
-} Receiver;
+} Route;
 
 typedef struct Webhook {
     MemoryContext context; /* NULL: not open */
     MemoryContext request; /* reset for each request */
     char *source;          /* of CloudEvents; empty: none */
     int count;
-    Receiver receivers[OUTBOX_MOST_ENDPOINTS]; /* by their numbers in the set */
+    Route routes[OUTBOX_MOST_ENDPOINTS]; /* by their numbers in the set */
     WaitEventSet *wait_set;
 } Webhook;
 
 static Webhook webhook;
 
-/* Brings the count of what is in flight up to date. */
-static void
-count_in_flight(Receiver *receiver)
-{
-    uint32 in_flight = receiver->engine == NULL ? 0 : (uint32)delivery_engine_in_flight(receiver->engine);
-
-    if (receiver->counters != NULL && in_flight != receiver->in_flight)
-        (void)pg_atomic_fetch_add_u32(&receiver->counters->in_flight, (int32)(in_flight - receiver->in_flight));
-    receiver->in_flight = in_flight;
-}
-
 void
 webhook_close(void)
 {
     for (int i = 0; i < webhook.count; i++) {
-        Receiver *receiver = &webhook.receivers[i];
+        Route *route = &webhook.routes[i];
 
-        if (receiver->engine != NULL)
-            delivery_engine_destroy(receiver->engine);
-        receiver->engine = NULL;
-        count_in_flight(receiver);
-        request_keys_wipe(&receiver->keys);
+        if (route->engine != NULL)
+            delivery_engine_destroy(route->engine);
+        route->engine = NULL;
+        receiver_close(&route->receiver);
     }
     webhook.count = 0;
     if (webhook.wait_set != NULL)
@@ -132,28 +109,20 @@ create_engine(const Endpoint *endpoint, char *error, size_t error_size)
 
 /* Makes an endpoint's engine ready. An ERROR for the default one, a problem for any other. */
 static void
-open_receiver(Receiver *receiver, Endpoint *endpoint, int parts)
+open_route(Route *route, Endpoint *endpoint, ReceiverShare share)
 {
-    bool is_default = strcmp(endpoint->name, OUTBOX_DEFAULT_ENDPOINT) == 0;
     char error[256] = "";
 
-    *receiver = (Receiver){.endpoint = endpoint, .rate = (double)endpoint->rate_limit / parts};
-    receiver->counters = counters_of_endpoint(endpoint->name, true);
+    route->engine = NULL;
+    route->is_signalled = false;
+    receiver_open(&route->receiver, endpoint, share);
     if (endpoint->problem != NULL)
         return;
-    if (!request_keys_open(&receiver->keys, endpoint, error, sizeof(error))) {
-        if (is_default)
-            ereport(ERROR,
-                    (errcode(ERRCODE_INVALID_PARAMETER_VALUE), errmsg("the webhook secret cannot be used: %s", error),
-                     errhint("Set apapacho_jobs.outbox_webhook_secret or apapacho_jobs.outbox_webhook_secret_file.")));
-        endpoint->problem = psprintf("its secret cannot be used: %s", error);
-        return;
-    }
-    receiver->engine = create_engine(endpoint, error, sizeof(error));
-    if (receiver->engine == NULL && is_default)
+    route->engine = create_engine(endpoint, error, sizeof(error));
+    if (route->engine == NULL && strcmp(endpoint->name, OUTBOX_DEFAULT_ENDPOINT) == 0)
         ereport(ERROR,
                 (errcode(ERRCODE_SYSTEM_ERROR), errmsg("could not start the webhook delivery engine: %s", error)));
-    if (receiver->engine == NULL)
+    if (route->engine == NULL)
         endpoint->problem = psprintf("its delivery engine could not be started: %s", error);
 }
 
@@ -164,16 +133,15 @@ open_wait_set(void)
     AddWaitEventToSet(webhook.wait_set, WL_LATCH_SET, PGINVALID_SOCKET, MyLatch, NULL);
     AddWaitEventToSet(webhook.wait_set, WL_EXIT_ON_PM_DEATH, PGINVALID_SOCKET, NULL, NULL);
     for (int i = 0; i < webhook.count; i++) {
-        Receiver *receiver = &webhook.receivers[i];
+        Route *route = &webhook.routes[i];
 
-        if (receiver->engine != NULL)
-            AddWaitEventToSet(webhook.wait_set, WL_SOCKET_READABLE, delivery_engine_fd(receiver->engine), NULL,
-                              receiver);
+        if (route->engine != NULL)
+            AddWaitEventToSet(webhook.wait_set, WL_SOCKET_READABLE, delivery_engine_fd(route->engine), NULL, route);
     }
 }
 
 void
-webhook_open(EndpointSet *endpoints, int parts)
+webhook_open(EndpointSet *endpoints, ReceiverShare share)
 {
     static bool registered = false;
     MemoryContext before;
@@ -189,7 +157,7 @@ webhook_open(EndpointSet *endpoints, int parts)
     before = MemoryContextSwitchTo(endpoints->context);
     while (webhook.count < endpoints->count) {
         webhook.count++; /* first: whatever happens, it is closed */
-        open_receiver(&webhook.receivers[webhook.count - 1], endpoints->all[webhook.count - 1], parts);
+        open_route(&webhook.routes[webhook.count - 1], endpoints->all[webhook.count - 1], share);
     }
     MemoryContextSwitchTo(before);
     open_wait_set();
@@ -197,10 +165,12 @@ webhook_open(EndpointSet *endpoints, int parts)
 
 /* Puts an event on its way, or notes why it cannot be sent. */
 static void
-send_target(OutboxHand *hand, Receiver *receiver, OutboxTarget *target)
+send_target(OutboxHand *hand, Route *route, OutboxTarget *target)
 {
+    Receiver *receiver = &route->receiver;
     DeliveryHeader headers[REQUEST_MOST_HEADERS];
     DeliveryRequest request;
+    MessageLayout layout;
     bool is_final = false;
     char error[256] = "";
     MemoryContext before;
@@ -212,12 +182,12 @@ send_target(OutboxHand *hand, Receiver *receiver, OutboxTarget *target)
     }
     MemoryContextReset(webhook.request);
     before = MemoryContextSwitchTo(webhook.request);
-    if (!request_build(target->event, receiver->endpoint, &receiver->keys, webhook.source, headers, &request, &is_final,
-                       error, sizeof(error)))
+    if (!request_build(target->event, receiver->endpoint, &receiver->keys, webhook.source, headers, &request, &layout,
+                       &is_final, error, sizeof(error)))
         outbox_failed(hand, target, error, is_final);
     else {
         request.tag = target;
-        if (!delivery_engine_submit(receiver->engine, &request, error, sizeof(error))) {
+        if (!delivery_engine_submit(route->engine, &request, error, sizeof(error))) {
             free(request.body);
             outbox_failed(hand, target, error, false);
         }
@@ -231,36 +201,19 @@ webhook_in_flight(void)
     int in_flight = 0;
 
     for (int i = 0; i < webhook.count; i++) {
-        if (webhook.receivers[i].engine != NULL)
-            in_flight += delivery_engine_in_flight(webhook.receivers[i].engine);
+        if (webhook.routes[i].engine != NULL)
+            in_flight += delivery_engine_in_flight(webhook.routes[i].engine);
     }
     return in_flight;
-}
-
-/* Milliseconds until the rate allows another request; 0: it does. */
-static long
-until_rate_allows(Receiver *receiver)
-{
-    instr_time now;
-    double passed;
-
-    if (receiver->rate == 0)
-        return 0;
-    INSTR_TIME_SET_CURRENT(now);
-    passed = INSTR_TIME_GET_MILLISEC(now) - receiver->rate_ms;
-    receiver->rate_ms += passed;
-    receiver->allowance =
-        Min(receiver->allowance + passed * receiver->rate / 1000, Max(receiver->rate / RATE_BURST_PART, 1));
-    return receiver->allowance >= 1 ? 0 : (long)((1 - receiver->allowance) * 1000 / receiver->rate) + 1;
 }
 
 bool
 webhook_has_room(int endpoint)
 {
-    Receiver *receiver = &webhook.receivers[endpoint];
+    Route *route = &webhook.routes[endpoint];
 
-    return receiver->engine != NULL && delivery_engine_in_flight(receiver->engine) < receiver->endpoint->concurrency &&
-           until_rate_allows(receiver) == 0;
+    return route->engine != NULL && delivery_engine_in_flight(route->engine) < route->receiver.endpoint->concurrency &&
+           receiver_until_rate_allows(&route->receiver) == 0;
 }
 
 void
@@ -270,41 +223,10 @@ webhook_send_ready(OutboxHand *hand)
 
     for (int i = 0; i < webhook.count; i++) {
         while (webhook_has_room(i) && (target = hand_take_ready(hand, i)) != NULL) {
-            send_target(hand, &webhook.receivers[i], target);
-            webhook.receivers[i].allowance -= 1;
+            send_target(hand, &webhook.routes[i], target);
+            receiver_spend(&webhook.routes[i].receiver);
         }
     }
-}
-
-/* Whether a receiver is there and copes, whatever it thinks of the event. */
-static bool
-shows_receiver(const DeliveryResult *result)
-{
-    return result->delivered || (result->error_class == DELIVERY_ERROR_HTTP_STATUS && result->http_status < 500 &&
-                                 delivery_verdict(result->http_status, true).retryable == false);
-}
-
-static void
-take_result(OutboxHand *hand, Receiver *receiver, const DeliveryResult *result)
-{
-    OutboxTarget *target = result->tag;
-    Endpoint *endpoint = receiver->endpoint;
-
-    endpoint_note(endpoint, shows_receiver(result), result->gone);
-    counters_add(receiver->counters, result->delivered ? DELIVERY_ERROR_NONE : result->error_class,
-                 result->timings.total_us, result->reused_connection);
-    if (result->gone) { /* which says nothing about the event */
-        strlcpy(endpoint->last_error, result->error, sizeof(endpoint->last_error));
-        hand_put_off(hand, target);
-        return;
-    }
-    attempt_note(hand, target, result);
-    if (result->delivered) {
-        outbox_delivered(hand, target);
-        return;
-    }
-    target->retry_after_s = result->retry_after_s;
-    outbox_failed(hand, target, result->error, !result->retryable);
 }
 
 void
@@ -313,15 +235,15 @@ webhook_run(OutboxHand *hand)
     DeliveryResult result;
 
     for (int i = 0; i < webhook.count; i++) {
-        Receiver *receiver = &webhook.receivers[i];
+        Route *route = &webhook.routes[i];
 
-        if (receiver->engine == NULL || (!receiver->is_signalled && delivery_engine_in_flight(receiver->engine) == 0))
+        if (route->engine == NULL || (!route->is_signalled && delivery_engine_in_flight(route->engine) == 0))
             continue;
-        receiver->is_signalled = false;
-        delivery_engine_run(receiver->engine);
-        while (delivery_engine_next_result(receiver->engine, &result))
-            take_result(hand, receiver, &result);
-        count_in_flight(receiver);
+        route->is_signalled = false;
+        delivery_engine_run(route->engine);
+        while (delivery_engine_next_result(route->engine, &result))
+            receiver_take_result(&route->receiver, hand, result.tag, &result);
+        receiver_count_in_flight(&route->receiver, delivery_engine_in_flight(route->engine));
     }
 }
 
@@ -332,9 +254,9 @@ webhook_wait(const OutboxHand *hand, long timeout_ms)
     int count;
 
     for (int i = 0; i < webhook.count; i++) {
-        Receiver *receiver = &webhook.receivers[i];
-        long timeout = receiver->engine == NULL ? -1 : delivery_engine_timeout_ms(receiver->engine);
-        long until_rate = hand->queues[i].ready_count == 0 ? 0 : until_rate_allows(receiver);
+        Route *route = &webhook.routes[i];
+        long timeout = route->engine == NULL ? -1 : delivery_engine_timeout_ms(route->engine);
+        long until_rate = hand->queues[i].ready_count == 0 ? 0 : receiver_until_rate_allows(&route->receiver);
 
         if (timeout >= 0)
             timeout_ms = Min(timeout_ms, timeout);
@@ -346,6 +268,6 @@ webhook_wait(const OutboxHand *hand, long timeout_ms)
         if (events[i].events & WL_LATCH_SET)
             ResetLatch(MyLatch);
         else if (events[i].user_data != NULL)
-            ((Receiver *)events[i].user_data)->is_signalled = true;
+            ((Route *)events[i].user_data)->is_signalled = true;
     }
 }

@@ -5,13 +5,14 @@
 #define APAPACHO_OUTBOX_WEBHOOK_H
 
 #include "outbox/hand.h"
+#include "outbox/receiver.h"
 
 /*
  * Makes a delivery engine ready for each endpoint of the set, which must live until webhook_close(). Outside of any
- * transaction. `parts`: so many publishers divide the rate that is allowed. ERROR when the default endpoint cannot be
+ * transaction. ERROR when the default endpoint cannot be
  * used; what is wrong with another one is noted as its problem. To be followed by webhook_close() in any case.
  */
-void webhook_open(EndpointSet *endpoints, int parts);
+void webhook_open(EndpointSet *endpoints, ReceiverShare share);
 
 /* Puts what is ready on its way while there is room for it. */
 void webhook_send_ready(OutboxHand *hand);

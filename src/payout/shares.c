@@ -14,6 +14,7 @@
 #include "postmaster/interrupt.h"
 #include "storage/ipc.h"
 #include "storage/latch.h"
+#include "storage/procsignal.h"
 #include "tcop/tcopprot.h"
 #include "utils/builtins.h"
 #include "utils/memutils.h"
@@ -158,6 +159,8 @@ stop_helpers(void)
         stop_at_exit(0, (Datum)0);
         (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, REPORT_MS, PG_WAIT_EXTENSION);
         ResetLatch(MyLatch);
+        if (ProcSignalBarrierPending)
+            ProcessProcSignalBarrier();
         if (ProcDiePending)
             break; /* it will be done at exit */
     }

@@ -5,7 +5,7 @@
  * A step decides for each job by due_step() and by what is on its way in shared memory, writes all that down in one
  * transaction (claims.c), and only then moves its own memory on and dispatches the runs. A run is taken a little before
  * it is due, so that its worker is connected by then; whether the job's previous run overlaps is looked at when the
- * time has come.
+ * time has come. What earlier runs and schedulers have left behind is left_over.c's matter.
  */
 #include "postgres.h"
 
@@ -18,6 +18,7 @@
 #include "scheduler/claims.h"
 #include "scheduler/dispatch.h"
 #include "scheduler/ledger.h"
+#include "scheduler/left_over.h"
 #include "scheduler/plans.h"
 #include "scheduler/work.h"
 #include "server/extension.h"
@@ -37,19 +38,6 @@
 
 #define LEAD (LEAD_MS * INT64CONST(1000))
 
-typedef struct JobPlan {
-    const Job *job;
-    DueRule rule;
-    JobState state;
-    JobState after;      /* the same, as decided in this step */
-    bool changed;        /* they differ */
-    bool runs;           /* a run has been decided on in this step */
-    bool decided_most;   /* there is more to decide: look again at once */
-    bool waits;          /* for the end of a run, which wakes the scheduler */
-    TimestampTz look_at; /* when to look again; 0: not by itself */
-    bool settled;        /* nothing is to be done before that */
-} JobPlan;
-
 static SchedulerSlot *slot;
 static MemoryContext plans_context;
 static List *jobs = NIL;    /* of Job */
@@ -60,9 +48,6 @@ static MemoryContext retries_context;
 /* What is to be looked at, besides the time. */
 static bool read_jobs = true;
 static bool read_retries = true;
-static bool check_lost = true;      /* at the start: runs that a crash left behind */
-static bool check_queued = true;    /* runs that are taken, but not in shared memory */
-static bool take_up_cut_off = true; /* at the start: the built-in jobs' runs that were cut off go on */
 static bool warned_no_worker = false;
 
 static int64 slots_left; /* that this step may still settle: long times that were missed must not hold up other jobs */
@@ -82,8 +67,8 @@ plans_note_reload(void)
     read_jobs = true;
 }
 
-static const Job *
-find_job(int64 id)
+const Job *
+plans_find_job(int64 id)
 {
     ListCell *cell;
 
@@ -96,8 +81,8 @@ find_job(int64 id)
     return NULL;
 }
 
-static JobPlan *
-find_plan(int64 job)
+JobPlan *
+plans_find(int64 job)
 {
     ListCell *cell;
 
@@ -117,7 +102,8 @@ take_flags(void)
     LWLockAcquire(shared->lock, LW_EXCLUSIVE);
     read_jobs = read_jobs || slot->jobs_changed;
     read_retries = read_retries || slot->retries_changed;
-    check_lost = check_lost || slot->lost_runs;
+    if (slot->lost_runs)
+        left_over_note_lost();
     slot->jobs_changed = slot->retries_changed = slot->lost_runs = false;
     unpruned += slot->ended_runs;
     slot->ended_runs = 0;
@@ -222,7 +208,7 @@ is_same_work(const Job *one, const Job *other)
 static void
 call_off(const JobPlan *before, TimestampTz now)
 {
-    const JobPlan *plan = find_plan(before->job->id);
+    const JobPlan *plan = plans_find(before->job->id);
     JobRuns runs;
     bool same_work = plan != NULL && is_same_work(plan->job, before->job);
 
@@ -479,8 +465,8 @@ decide_retries(TimestampTz now, Claims *claims, TimestampTz *next)
 
     foreach (cell, retries) {
         PendingRetry *retry = lfirst(cell);
-        const Job *job = find_job(retry->spec.job);
-        JobPlan *plan = find_plan(retry->spec.job);
+        const Job *job = plans_find_job(retry->spec.job);
+        JobPlan *plan = plans_find(retry->spec.job);
         JobRuns runs;
 
         if (job == NULL) {
@@ -506,17 +492,6 @@ decide_retries(TimestampTz now, Claims *claims, TimestampTz *next)
         if (plan != NULL)
             plan->runs = true; /* another one of the job waits for the next step */
     }
-}
-
-/* What cannot be dispatched, also for an ERROR on the way, is found as queued in the history. */
-static void
-dispatch_claims(const Claims *claims)
-{
-    bool before = check_queued;
-
-    check_queued = true;
-    if (claims_dispatch(claims))
-        check_queued = before;
 }
 
 /* Decides, writes, and then dispatches. */
@@ -568,171 +543,13 @@ take_due(TimestampTz now, TimestampTz *next)
         retries = NIL; /* read anew when the history tells of these; while it is locked they must not be taken again */
     if (claims.cleared_jobs != NIL || claims.cleared != NIL)
         read_retries = true;
-    dispatch_claims(&claims);
+    left_over_dispatch(&claims);
 }
 
-/* Whether the next slot of a run's job has come, so that the run is not wanted any more. */
-static bool
-is_overtaken(const RunSpec *spec, TimestampTz now)
-{
-    const JobPlan *plan = find_plan(spec->job);
-    TimestampTz following;
-
-    if (spec->trigger != JOB_TRIGGER_SCHEDULE || plan == NULL || plan->rule.misfire == MISFIRE_ALL)
-        return false;
-    following = due_next(&plan->rule, spec->scheduled_for);
-    return following != 0 && following <= now;
-}
-
-/*
- * A run that was taken and has not begun is late, the server was stopped perhaps: whether the job's policy on misfires
- * lets it run. Else what its slot ends as.
- */
-static bool
-may_be_late(const RunSpec *spec, const Job *job, TimestampTz now, RunRecord *record)
-{
-    const JobPlan *plan = find_plan(spec->job);
-    int64 late = now - spec->scheduled_for;
-    TimestampTz next;
-
-    if (spec->trigger != JOB_TRIGGER_SCHEDULE || late <= DUE_GRACE)
-        return true;
-    if (job->misfire == MISFIRE_ONCE) {
-        if (plan == NULL || job->paused || plan->state.off_since != 0)
-            return true;
-        next = due_next(&plan->rule, plan->state.due.settled);
-        record->status = STATUS_COALESCED; /* if a later one is due by now, that runs for all */
-        return next == 0 || next > now;
-    }
-    record->status = STATUS_MISSED;
-    record->error = "the scheduler was not at work at the time";
-    return job->misfire == MISFIRE_ALL && late <= job->misfire_window;
-}
-
-/* Dispatches runs that were taken by an earlier scheduler, or when there was no room. */
 static void
-take_up_queued(TimestampTz now)
+settle_left_over(TimestampTz now)
 {
-    static bool first = true; /* those of an earlier scheduler, which are wanted in any case */
-    bool full = false;
-    MemoryContext step = CurrentMemoryContext;
-    List *runs;
-    ListCell *cell;
-
-    xact_begin("looking for runs that have not begun");
-    runs = history_queued_runs(step);
-    xact_commit();
-    MemoryContextSwitchTo(step);
-    check_queued = false;
-    foreach (cell, runs) {
-        RunSpec *spec = lfirst(cell);
-        const Job *job = find_job(spec->job);
-        RunRecord record = {
-            .spec = *spec, .finished_at = GetCurrentTimestamp(), .sqlstate = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE};
-        RequestResult result;
-        RunTicket ticket;
-
-        if (job == NULL) {
-            record.status = STATUS_CANCELLED;
-            record.error = "the job is not scheduled any more";
-            ledger_add(&record);
-            continue;
-        }
-        if (!first && is_overtaken(spec, now)) {
-            record.status = STATUS_NO_WORKER;
-            record.error = "too many runs were on their way until the job was due again";
-            record.sqlstate = ERRCODE_CONFIGURATION_LIMIT_EXCEEDED;
-            ledger_add(&record);
-            continue;
-        }
-        if (!may_be_late(spec, job, now, &record)) {
-            ledger_add(&record);
-            continue;
-        }
-        claims_fill_spec(spec, job);
-        if (full)
-            continue;
-        result = dispatch_request(spec, false, &ticket);
-        full = result == REQUEST_NO_SLOT && !job->builtin; /* an overlap: it is tried again */
-        check_queued = check_queued || (result != REQUEST_STARTED && result != REQUEST_QUEUED);
-    }
-    first = false;
-}
-
-/* Goes on with the built-in jobs whose latest run was cut off by a crash or a shutdown. */
-static void
-take_up_cut_off_runs(TimestampTz now)
-{
-    MemoryContext step = CurrentMemoryContext;
-    Claims claims = {0};
-    List *runs;
-    ListCell *cell;
-
-    xact_begin("looking for runs that were cut off");
-    runs = history_cut_off_runs(step);
-    xact_commit();
-    MemoryContextSwitchTo(step);
-    foreach (cell, runs) {
-        RunSpec *spec = lfirst(cell);
-        const Job *job = find_job(spec->job);
-
-        if (job != NULL)
-            claims_add_run(&claims, job, JOB_TRIGGER_RECOVERY, spec->scheduled_for, spec->pass, spec->attempt,
-                           spec->arguments);
-    }
-    if (claims_any(&claims)) {
-        claims_write(&claims, now);
-        take_up_cut_off = false;
-        dispatch_claims(&claims);
-    }
-    take_up_cut_off = false;
-}
-
-/* What ended without being written down, by a worker that could not, goes into the ledger. */
-static void
-collect_unrecorded(void)
-{
-    UnrecordedRun run;
-
-    while (dispatch_take_unrecorded(MyDatabaseId, &run)) {
-        RunRecord record = {
-            .spec = run.spec, .started_at = run.started_at, .finished_at = run.finished_at, .pid = run.pid};
-
-        if (run.spec.extension != extension_last_seen())
-            continue; /* it was an earlier extension's */
-        record.status = run.outcome.status;
-        record.result = run.outcome.result;
-        record.sqlstate = run.outcome.sqlstate;
-        record.error = run.outcome.message[0] != '\0' ? run.outcome.message : NULL;
-        record.retry_at = history_retry_at(&run.spec, run.outcome.status, run.finished_at);
-        read_retries = read_retries || record.retry_at != 0;
-        ledger_add(&record);
-    }
-}
-
-/* Corrects the history of runs whose process is gone; then what they left can be taken up. */
-static void
-settle_lost(TimestampTz now)
-{
-    MemoryContext step = CurrentMemoryContext;
-
-    if (check_lost && ledger_is_empty() && !ledger_is_blocked(now)) {
-        List *lost;
-        ListCell *cell;
-
-        xact_begin("looking for lost runs");
-        lost = history_mark_lost(step);
-        xact_commit();
-        MemoryContextSwitchTo(step);
-        check_lost = false;
-        read_retries = true;
-        foreach (cell, lost)
-            ledger_notify(lfirst(cell));
-    }
-    if (!check_lost && check_queued)
-        take_up_queued(now);
-    if (!check_lost && take_up_cut_off)
-        take_up_cut_off_runs(now);
+    read_retries = left_over_settle(now) || read_retries;
 }
 
 static void
@@ -788,14 +605,14 @@ plans_step(TimestampTz now)
     take_flags();
     if (read_jobs)
         unless_locked(reload, now);
-    collect_unrecorded();
+    read_retries = left_over_collect() || read_retries;
     (void)ledger_flush(now);
     if (read_retries && ledger_is_empty())
         unless_locked(reload_retries, now);
-    if (check_lost || check_queued || take_up_cut_off)
-        unless_locked(settle_lost, now); /* what was cut off goes on before the next slot is taken */
+    if (left_over_any())
+        unless_locked(settle_left_over, now); /* what was cut off goes on before the next slot is taken */
     take_due(now, &next);
-    note_earliest(&next, work_step(find_plan(WORK_JOB) != NULL ? find_plan(WORK_JOB)->job : NULL, now));
+    note_earliest(&next, work_step(plans_find(WORK_JOB) != NULL ? plans_find(WORK_JOB)->job : NULL, now));
     note_earliest(&next, ledger_flush(now));
     if (next == 0 || next > now + PRUNE_SPACE_MS * INT64CONST(1000) || unpruned > 10 * PRUNE_ROWS)
         unless_locked(prune, now);
@@ -804,8 +621,7 @@ plans_step(TimestampTz now)
         note_earliest(&next, TimestampTzPlusMilliseconds(now, NO_WORKER_MS));
     } else if (warned_no_worker && !dispatch_any_queued(MyDatabaseId))
         warned_no_worker = false;
-    if (read_jobs || check_lost || check_queued || take_up_cut_off ||
-        ((read_retries || unpruned >= PRUNE_ROWS) && ledger_is_blocked(now)))
+    if (read_jobs || left_over_any() || ((read_retries || unpruned >= PRUNE_ROWS) && ledger_is_blocked(now)))
         note_earliest(&next, TimestampTzPlusMilliseconds(now, RETRY_MS));
     else if (read_retries || unpruned >= PRUNE_ROWS)
         note_earliest(&next, TimestampTzPlusMilliseconds(now, SOON_MS));

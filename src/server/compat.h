@@ -169,6 +169,9 @@ compat_decode_date_time(char **fields, int *types, int count, int *kind, struct 
 #endif
 }
 
+/* libpq/libpq.h has it too, but cannot be included without the headers of GSSAPI, which the server's do not bring. */
+extern bool pq_check_connection(void);
+
 /* A wait event set that belongs to the process: the caller frees it. */
 static inline WaitEventSet *
 compat_create_wait_event_set(int size)

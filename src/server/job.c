@@ -7,6 +7,7 @@
 #include "miscadmin.h"
 #include "postmaster/interrupt.h"
 #include "storage/latch.h"
+#include "storage/procsignal.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
@@ -94,6 +95,9 @@ job_wait_idle(long timeout_ms)
     if (!job_is_to_end_soon()) {
         (void)WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout_ms, PG_WAIT_EXTENSION);
         ResetLatch(MyLatch);
+        /* DROP DATABASE, of any, waits for this; what else is pending ends the wait, and is the caller's matter */
+        if (ProcSignalBarrierPending)
+            ProcessProcSignalBarrier();
     }
     set_idle(false);
     told = is_told_to_go();

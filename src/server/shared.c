@@ -49,6 +49,11 @@ startup(void)
             pg_atomic_init_u64(&shared->runs[i].helped_delivered, 0);
             pg_atomic_init_u64(&shared->runs[i].helped_failed, 0);
         }
+        for (int i = 0; i < MAX_SEATS; i++) {
+            shared->seats[i].process = NO_PROCESS;
+            pg_atomic_init_u64(&shared->seats[i].slots, 0);
+            pg_atomic_init_u32(&shared->seats[i].new_events, 0);
+        }
     }
     LWLockRelease(AddinShmemInitLock);
 }

@@ -26,6 +26,7 @@
 #define MAX_RUNS_OF_ONE 256 /* of these, for the jobs of one owner */
 #define MAX_RELEASED 8      /* databases that are being dropped or moved at once */
 #define MAX_POKES 32        /* databases that changed and that the launcher has not looked at yet */
+#define MAX_SEATS 128       /* publishers at work, in all databases */
 #define RUN_ARGUMENTS_SIZE 256
 #define RUN_STATUS_SIZE 16
 #define RUN_RESULT_SIZE 2048
@@ -141,6 +142,15 @@ typedef struct RunSlot {
     ConditionVariable changed; /* broadcast at every change of state; has a lock of its own */
 } RunSlot;
 
+/* A publisher that is alive: seats.c's. */
+typedef struct PublisherSeat {
+    Oid database;                /* InvalidOid: free. Read without the lock, as the next one and the last two are */
+    int process;                 /* its number in the process array */
+    int weight;                  /* of so many parts it is: a run and its helpers */
+    pg_atomic_uint64 slots;      /* which are to be its own */
+    pg_atomic_uint32 new_events; /* as a scheduler's */
+} PublisherSeat;
+
 typedef struct SharedState {
     LWLock *lock;
     int launcher;  /* the launcher's process, or NO_PROCESS */
@@ -155,6 +165,7 @@ typedef struct SharedState {
     uint64 jobs_generation; /* how often rows of apapacho_jobs.job have changed, in any database */
     SchedulerSlot schedulers[MAX_SCHEDULERS];
     RunSlot runs[MAX_RUNS];
+    PublisherSeat seats[MAX_SEATS];
     OutboxCounters counters[MAX_COUNTERS];
 } SharedState;
 

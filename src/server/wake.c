@@ -10,6 +10,7 @@
 #include "port/atomics.h"
 
 #include "server/compat.h"
+#include "server/seats.h"
 #include "server/shared.h"
 #include "server/wake.h"
 
@@ -45,6 +46,7 @@ wake_publisher(void)
 
     if (slot != NULL && pg_atomic_exchange_u32(&slot->new_events, 1) == 0)
         wake_someone(slot);
+    seats_note_events();
 }
 
 bool

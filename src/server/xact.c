@@ -9,9 +9,12 @@
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "nodes/plannodes.h"
 #include "pgstat.h"
 #include "replication/syncrep.h"
 #include "storage/latch.h"
+#include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/snapmgr.h"
@@ -30,6 +33,9 @@ static bool own_transaction = false;
 
 /* In a session of a user's: from whom xact_begin() became the superuser. */
 static RunAs ours;
+
+/* Between xact_leave_call() and xact_return_to_call(). */
+static bool in_call = false;
 
 /* Whether it is between the run_as() and run_as_end() of the job itself: those of functions that users' triggers call
  * are inside. */
@@ -93,6 +99,17 @@ skips_sync_wait(void)
     return left > 0 && left <= NO_SYNC_WAIT_MS * INT64CONST(1000);
 }
 
+/* After a transaction. In a CALL others keep pointers to the statistics that a report would free, and it is not idle.
+ */
+static void
+report_end(void)
+{
+    if (in_call)
+        return;
+    pgstat_report_stat(true);
+    pgstat_report_activity(STATE_IDLE, NULL);
+}
+
 void
 xact_begin(const char *activity)
 {
@@ -105,12 +122,12 @@ xact_begin(const char *activity)
         (void)set_config_option("synchronous_commit", "local", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
                                 false);
     extension_lock();
-    if (OidIsValid(session_role))
+    if (OidIsValid(session_role) || in_call)
         run_as(&ours, BOOTSTRAP_SUPERUSERID);
     if (SPI_connect() != SPI_OK_CONNECT)
         elog(ERROR, "could not connect to SPI");
     PushActiveSnapshot(GetTransactionSnapshot());
-    own_transaction = !OidIsValid(session_role);
+    own_transaction = in_call || !OidIsValid(session_role);
     in_role = false;
     pgstat_report_activity(STATE_RUNNING, activity);
 }
@@ -120,7 +137,7 @@ xact_commit(void)
 {
     SPI_finish();
     PopActiveSnapshot();
-    if (OidIsValid(session_role)) {
+    if (OidIsValid(session_role) || in_call) {
         own_transaction = false;
         run_as_end(&ours);
     }
@@ -131,8 +148,7 @@ xact_commit(void)
         QueryCancelPending = true;
         InterruptPending = true;
     }
-    pgstat_report_stat(true);
-    pgstat_report_activity(STATE_IDLE, NULL);
+    report_end();
 }
 
 void
@@ -147,9 +163,62 @@ xact_abort(void)
     }
     AbortCurrentTransaction(); /* closes SPI and drops the snapshots too */
     own_transaction = in_role = false;
-    pgstat_report_stat(true);
-    pgstat_report_activity(STATE_IDLE, NULL);
+    report_end();
     RESUME_INTERRUPTS();
+}
+
+/* Whether the statement that the client has sent is a CALL of that very procedure. */
+static bool
+is_call_of(Oid procedure)
+{
+    const PlannedStmt *statement;
+
+    if (ActivePortal == NULL || list_length(ActivePortal->stmts) != 1)
+        return false;
+    statement = linitial_node(PlannedStmt, ActivePortal->stmts);
+    return statement->utilityStmt != NULL && IsA(statement->utilityStmt, CallStmt) &&
+           castNode(CallStmt, statement->utilityStmt)->funcexpr->funcid == procedure;
+}
+
+void
+xact_require_call(FunctionCallInfo fcinfo)
+{
+    if (fcinfo->context != NULL && IsA(fcinfo->context, CallContext) &&
+        !castNode(CallContext, fcinfo->context)->atomic && is_call_of(fcinfo->flinfo->fn_oid))
+        return;
+    ereport(ERROR, (errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+                    errmsg("a publisher's procedures cannot run inside a transaction block, a function or a procedure"),
+                    errhint("They are for the program: apapacho-jobs outbox start.")));
+}
+
+void
+xact_leave_call(void)
+{
+    Assert(!in_call);
+    if (ActiveSnapshotSet())
+        PopActiveSnapshot(); /* the portal's, which forgets it at the commit */
+    CommitTransactionCommand();
+    in_call = true;
+}
+
+void
+xact_return_to_call(void)
+{
+    in_call = false;
+    StartTransactionCommand();
+}
+
+void
+xact_enter_exit(void)
+{
+    in_call = true;
+    own_transaction = in_role = false;
+}
+
+void
+xact_abandon_call(void)
+{
+    in_call = own_transaction = in_role = false;
 }
 
 void

@@ -13,6 +13,7 @@
 #include "postgres.h"
 
 #include "executor/spi.h"
+#include "fmgr.h"
 #include "utils/timestamp.h"
 
 /*
@@ -33,6 +34,22 @@ void xact_commit(void);
 
 /* Aborts whatever transaction there is and closes SPI; from a PG_CATCH. */
 void xact_abort(void);
+
+/*
+ * A procedure in C that a client calls can be as a worker is, with transactions of its own and waits in between that
+ * hold no snapshot: xact_require_call() makes sure that its CALL is the client's own statement, outside of a
+ * transaction block; xact_leave_call() ends that statement's transaction, xact_return_to_call() starts one in which it
+ * returns. In between the transactions are the superuser's, as in a worker. After an ERROR in between:
+ * xact_abandon_call(), and the ERROR goes on. What the procedure allocates for its return is to be in the memory
+ * context that it was called in.
+ */
+void xact_require_call(FunctionCallInfo fcinfo);
+void xact_leave_call(void);
+void xact_return_to_call(void);
+void xact_abandon_call(void);
+
+/* The same for what such a session still does when its process ends: outside of any transaction, for good. */
+void xact_enter_exit(void);
 
 typedef struct RunAs {
     Oid user;

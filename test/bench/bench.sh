@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# bench.sh [publishing] [payouts] [outbox_costs] [scheduling]: what these cost, beside a reference measured in the same run; the first two
+# bench.sh [publishing] [payouts] [outbox_costs] [publishers_elsewhere] [scheduling]: what these cost, beside a reference measured in the same run; the first two
 # when none is named, since scheduling takes half an hour and outbox_costs five minutes.
 # Run it as: test/sandbox.sh bash test/bench/bench.sh, with settings as: test/sandbox.sh env ROUNDS=5 bash test/bench/bench.sh payouts
 #

@@ -6,12 +6,15 @@
 #
 # outbox_costs: LATENCY_SECONDS=20 of 100 events/s (from the insertion of a row, its commit included, to the receiver), what a producer
 # pays for waking publishers (PRODUCER_SECONDS=5 each), and the rate for BACKLOG=20000 events beside the plain one with STUCK=100000 events
-# that wait for another of their aggregate, with an old snapshot during HELD_SECONDS=60 of 300 events/s, with PUBLISHED=1000000 old rows. COSTS="latency producers published held stuck"
-# takes some of them.
+# that wait for another of their aggregate, with an old snapshot during HELD_SECONDS=60 of 300 events/s, with PUBLISHED=1000000 old rows. COSTS takes some of
+# "latency cleanup producers published held stuck".
+#
+# publishers_elsewhere: EVENTS drained by 1, 2 and 4 of `apapacho-jobs outbox start` on this machine, from the commit that brings them, beside
+# one publisher in the server, and the processor time that each event takes.
 # shellcheck disable=SC2154 # what is not set here is set by bench.sh
 
 latency_seconds=${LATENCY_SECONDS:-20} producer_seconds=${PRODUCER_SECONDS:-5} backlog=${BACKLOG:-20000} stuck=${STUCK:-100000}
-held_seconds=${HELD_SECONDS:-60} published=${PUBLISHED:-1000000} costs=${COSTS:-latency producers published held stuck}
+held_seconds=${HELD_SECONDS:-60} published=${PUBLISHED:-1000000} costs=${COSTS:-latency cleanup producers published held stuck}
 nginx_workers=${NGINX_WORKERS:-2}
 url=
 
@@ -191,22 +194,44 @@ no_wake_on_commit() {
         WHERE backend_type = 'apapacho_jobs worker'\" | grep -q running"
 }
 
+# latency LABEL SECONDS: 100 events/s for so long, and how long each takes to the receiver; the table is as it is.
+latency() {
+    : >"$work/nginx/times"
+    wake_on_commit
+    produce "$2" -c 4 -R 100 >"$work/produced"
+    wait_for 20 "the last event" nothing_pending
+    no_wake_on_commit
+    sleep 1
+    ox -c "SELECT id, extract(epoch FROM \"createdAt\") FROM \"OutboxEvent\" WHERE \"eventType\" = 'Produced'" -F ' ' >"$work/inserted"
+    awk 'NR == FNR { at[$1] = $2; next } ($2 in at) && !seen[$2]++ { print 1000 * ($1 - at[$2]) }' "$work/inserted" "$work/nginx/times" \
+        >"$work/latencies"
+    line "$1, ms" "$(spread "$work/latencies")"
+}
+
 measure_latency() {
     if [[ ! -s $work/nginx/conf ]]; then
         line "latency" "not measured: there is no nginx"
         return
     fi
-    : >"$work/nginx/times"
     ox -c "TRUNCATE \"OutboxEvent\""
-    wake_on_commit
-    produce "$latency_seconds" -c 4 -R 100 >"$work/produced"
-    wait_for 20 "the last event" nothing_pending
-    no_wake_on_commit
-    sleep 1
-    ox -c "SELECT id, extract(epoch FROM \"createdAt\") FROM \"OutboxEvent\"" -F ' ' >"$work/inserted"
-    awk 'NR == FNR { at[$1] = $2; next } ($2 in at) && !seen[$2]++ { print 1000 * ($1 - at[$2]) }' "$work/inserted" "$work/nginx/times" \
-        >"$work/latencies"
-    line "insertion to receiver at 100/s, ms" "$(spread "$work/latencies")"
+    latency "insertion to receiver at 100/s" "$latency_seconds"
+}
+
+# The job `cleanup` deletes all old rows while events come and go.
+measure_cleanup() {
+    local from cleanup
+    ox -c "TRUNCATE \"OutboxEvent\""
+    insert "$published" n::text "localtimestamp - interval '40 days'"
+    tidy
+    (
+        from=$(now)
+        ox -c "SELECT apapacho_outbox_cleanup(30)" >"$work/cleanup.log"
+        awk -v n="$published" -v a="$from" -v b="$(now)" 'BEGIN { printf "%.0f rows/s, %.0f s", n / (b - a), b - a }' >"$work/cleanup"
+    ) &
+    cleanup=$!
+    latency "the same while $published old rows are deleted" "$latency_seconds"
+    wait "$cleanup"
+    line "cleanup" "$(cat "$work/cleanup"): $(cut -c 1-120 "$work/cleanup.log")"
 }
 
 measure_producers() {
@@ -289,6 +314,7 @@ bench_outbox_costs() {
     start_receiver "$work/nginx/times times"
     create_outbox
     ! wants latency || measure_latency
+    ! wants cleanup || measure_cleanup
     ! wants producers || measure_producers
     plain_before=$(plain_rate)
     line "$backlog events, nothing in the way" "$plain_before events/s"
@@ -306,4 +332,71 @@ bench_outbox_costs() {
     fi
     line "$backlog events, nothing in the way, again" "$(plain_rate) events/s"
     line "load average" "$(cut -d ' ' -f 1-3 /proc/loadavg)"
+}
+
+# cpu_of PID...: CPU seconds so far, threads included.
+cpu_of() {
+    local pid ticks=0 own
+    for pid in "$@"; do
+        own=$(awk '{ print $14 + $15 }' "/proc/$pid/stat" 2>/dev/null || true)
+        ticks=$((ticks + ${own:-0}))
+    done
+    awk -v t="$ticks" -v hz="$(getconf CLK_TCK)" 'BEGIN { print t / hz }'
+}
+
+# elsewhere_round COUNT: prints the rate, and the CPU time of the programs, of their backends and of the receiver, microseconds an event.
+elsewhere_round() {
+    local programs=() backends receivers from seconds cpu=()
+    ox -c "TRUNCATE \"OutboxEvent\""
+    tidy
+    for ((i = 1; i <= $1; i++)); do
+        apapacho-jobs outbox start --host "$work" --username postgres --dbname outbox >"$work/start.$i" 2>&1 &
+        programs+=($!)
+        wait_for 20 "a publisher" grep -qs Publishing "$work/start.$i"
+    done
+    mapfile -t backends < <(ox -c "SELECT pid FROM pg_stat_activity WHERE application_name = 'apapacho-jobs'")
+    mapfile -t receivers < <(pgrep -P "$receiver" || echo "$receiver")
+    cpu=("$(cpu_of "${programs[@]}")" "$(cpu_of "${backends[@]}")" "$(cpu_of "${receivers[@]}")")
+    insert "$events" n::text
+    from=$(now)
+    until nothing_pending; do sleep 0.1; done
+    seconds=$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')
+    awk -v n="$events" -v s="$seconds" 'BEGIN { printf "%.1f", n / s }'
+    awk -v n="$events" -v a="$(cpu_of "${programs[@]}")" -v b="$(cpu_of "${backends[@]}")" -v c="$(cpu_of "${receivers[@]}")" \
+        -v a0="${cpu[0]}" -v b0="${cpu[1]}" -v c0="${cpu[2]}" \
+        'BEGIN { printf " %.1f %.1f %.1f\n", (a - a0) / n * 1e6, (b - b0) / n * 1e6, (c - c0) / n * 1e6 }'
+    kill "${programs[@]}"
+    wait "${programs[@]}"
+}
+
+bench_publishers_elsewhere() {
+    local server=() rate=() busy=() count round one
+    local -A elsewhere=()
+    start_server
+    say "${bold}Publishers elsewhere$plain: $events events with bodies of about 500 bytes, $in_flight in flight for each publisher, $(nproc) processors"
+    start_receiver
+    create_outbox
+    for ((round = 1; round <= rounds; round++)); do
+        server+=("$(a_round)")
+        sql -c "ALTER SYSTEM SET apapacho_jobs.enabled = off" -c "SELECT pg_reload_conf()" >"$work/set.log"
+        set_outbox wake_on_commit on
+        for count in 1 2 4; do
+            read -r -a rate < <(elsewhere_round "$count")
+            elsewhere[$count]+=" ${rate[0]}"
+            busy[count]="${rate[*]:1}"
+        done
+        set_outbox wake_on_commit off
+        sql -c "ALTER SYSTEM RESET apapacho_jobs.enabled" -c "SELECT pg_reload_conf()" >"$work/set.log"
+        wait_for 20 "the scheduler" bash -c "psql -XqAt -h '$work' -U postgres -d outbox -c \"SELECT 'there' FROM pg_stat_activity
+            WHERE backend_type = 'apapacho_jobs scheduler' AND datname = 'outbox'\" | grep -q there"
+        say "  round $round: in the server ${server[-1]}; elsewhere: ${elsewhere[*]}; load average $(cut -d ' ' -f 1 /proc/loadavg)"
+    done
+    line "one publisher in the server, events/s" "$(summary "${server[@]}")"
+    for count in 1 2 4; do
+        read -r -a rate <<<"${elsewhere[$count]}"
+        [[ $count != 1 ]] || one=$(median "${rate[@]}")
+        line "$count elsewhere, events/s" "$(summary "${rate[@]}"), $(ratio "$(median "${rate[@]}")" "$(median "${server[@]}")") of the server's, \
+$(ratio "$(median "${rate[@]}")" "$one") of one"
+        line "  CPU us an event: programs, their backends, receiver" "${busy[count]} (last round)"
+    done
 }

@@ -86,7 +86,7 @@ subtest 'a run by hand, one by schedule, or a shutdown does not wait for a publi
     $node->ask(insert('Again'));
     $recorder->wait_for(1);
     $run = idle_run();
-    $node->reconfigure('apapacho_jobs.outbox_cron' => '1 seconds');
+    $node->reconfigure('apapacho_jobs.outbox_cron' => '5 seconds');
     ok($node->wait_for_run(q{job = 'outbox' AND trigger = 'schedule' AND status = 'succeeded'}), 'one by schedule');
     is($node->ask(q{SELECT count(*) FROM apapacho_jobs.run WHERE job = 'outbox' AND status = 'skipped'}), '0', 'none was skipped');
     $node->reconfigure('apapacho_jobs.outbox_cron' => '0 0 1 1 *');
@@ -158,6 +158,23 @@ subtest 'not when it is switched off, or the job is paused; and not again and ag
     is($node->ask("SELECT count(*) FROM apapacho_jobs.run WHERE id > $last AND trigger = 'work'"), '1', 'is not repeated for each commit');
     $node->reconfigure('apapacho_jobs.outbox_webhook_url' => $recorder->url);
     is(process($node)->{processed}, 21, 'nothing is lost');
+};
+
+subtest 'paused and resumed while the publisher waits for commits' => sub {
+    $recorder->take;
+    for my $round (1 .. 10) {
+        $node->ask(insert('Before'));
+        $recorder->wait_for(1);
+        $recorder->take;
+        $node->ask('SELECT apapacho_outbox_pause()');
+        $node->ask(insert('Paused'));
+        # it has looked, and found that it may not send it: the run waits, or has ended
+        $node->wait_for(q{SELECT NOT executing FROM apapacho_job_status() WHERE name = 'outbox'}, 'it waits') if $round % 2;
+        my $started = time();
+        $node->ask('SELECT apapacho_outbox_resume()');
+        is(types_of([$recorder->wait_for(1)]), 'Paused', sprintf('it is sent, after %.1f s', time() - $started));
+        $recorder->take;
+    }
 };
 
 subtest 'DROP EXTENSION and DROP DATABASE beside a publisher that waits' => sub {

@@ -13,7 +13,7 @@ my $node = Apapacho->create('main', tables => 'own', settings => { 'apapacho_job
 my $server = { node => $node };
 my ($host, $port, $user) = ($node->host, $node->port, scalar getpwuid($<));
 my $directory = PostgreSQL::Test::Utils::tempdir();
-my @commands = ('run', 'status', 'runs', 'cron next', 'outbox run', 'outbox stats', 'outbox cleanup', 'outbox retry-failed', 'outbox events',
+my @commands = ('run', 'status', 'runs', 'cron next', 'outbox start', 'outbox run', 'outbox stats', 'outbox cleanup', 'outbox retry-failed', 'outbox events',
     'payout preview', 'payout eligibility', 'payout reconcile', 'listen', 'serve');
 
 subtest 'help' => sub {
