@@ -146,6 +146,7 @@ CLI_OBJS = \
 	src/cli/outbox.o \
 	src/cli/payout.o \
 	src/cli/pretty.o \
+	src/cli/printable.o \
 	src/cli/progress.o \
 	src/cli/run.o \
 	src/cli/runs.o \

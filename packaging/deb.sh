@@ -32,7 +32,7 @@ libraries() {
 package() {
     local name=$1 directory=$2 depends=$3 recommends=$4 summary=$5
     install -d "$directory/DEBIAN" "$directory/usr/share/doc/$name"
-    install -m 644 README.md "$directory/usr/share/doc/$name/README.md"
+    install -m 644 README.md packaging/copyright "$directory/usr/share/doc/$name/"
     gzip -9n <CHANGELOG.md >"$directory/usr/share/doc/$name/changelog.gz"
     {
         printf 'Package: %s\nVersion: %s\nArchitecture: %s\n' "$name" "$version" "$architecture"

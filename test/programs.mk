@@ -38,7 +38,7 @@ $(BUILD)/unit/%: test/unit/%.c $(LIB:src/lib/%.c=$(BUILD)/sanitized/%.o) $(HEADE
 	$(CC) $(FLAGS) -O1 $(SANITIZE) -o $@ $(filter %.c %.o,$^) $(LIBRARIES)
 
 # Tests of apapacho-jobs have its plain parts besides, which know libpq's results but no server.
-CLI_PARTS = conninfo json message pretty table text utf8
+CLI_PARTS = conninfo json message pretty printable table text utf8
 $(BUILD)/unit/cli_%: test/unit/cli_%.c $(CLI_PARTS:%=src/cli/%.c) $(HEADERS) $(wildcard src/cli/*.h)
 	@mkdir -p $(@D)
 	$(CC) $(FLAGS) -I$(shell $${PG_CONFIG:-pg_config} --includedir) -O1 $(SANITIZE) -o $@ $(filter %.c,$^) \

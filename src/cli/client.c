@@ -29,10 +29,11 @@ handle_interrupt(int signal_number)
         PQcancel(cancel, error, sizeof error);
 }
 
+/* The second signal ends the program at once, for the server may not answer any more. */
 static void
 cancel_on_signals(PGconn *connection)
 {
-    struct sigaction action = {.sa_handler = handle_interrupt};
+    struct sigaction action = {.sa_handler = handle_interrupt, .sa_flags = (int)SA_RESETHAND | SA_NODEFER};
     PGcancel *before = cancel;
 
     cancel = NULL;
@@ -136,15 +137,27 @@ check_schema(Session *session, const char *schema)
     PQclear(result);
 }
 
-/* For --json: times are in UTC, wherever the program runs. */
-static ExitCode
-use_utc(Session *session)
+/* Users' triggers can warn too; what is less than a warning is not told. */
+static void
+tell_notice(void *context, const PGresult *notice)
 {
-    PGresult *result;
-    ExitCode code = client_query(session, "SELECT set_config('timezone', 'UTC', false)", 0, NULL, &result);
+    const char *severity = PQresultErrorField(notice, PG_DIAG_SEVERITY_NONLOCALIZED);
+    const char *message = PQresultErrorField(notice, PG_DIAG_MESSAGE_PRIMARY);
 
-    PQclear(result);
-    return code;
+    (void)context;
+    if (severity != NULL && strcmp(severity, "WARNING") == 0 && message != NULL)
+        message_warning("%s", message);
+}
+
+/* For --json times are in UTC, wherever the program runs. */
+static bool
+open_session(Session *session, const ConnInfo *info, bool in_utc, Failure *failure)
+{
+    *session = (Session){.borrowed = true, .in_utc = in_utc};
+    if (!session_open(session, info, failure))
+        return false;
+    PQsetNoticeReceiver(session->connection, tell_notice, NULL);
+    return true;
 }
 
 ExitCode
@@ -159,6 +172,7 @@ client_open(Session *session, const CommandLine *line)
     };
     Text reason = {0};
     Text password = {0};
+    bool in_utc = option_flag(line, "json");
     Failure failure;
     ConnInfo info;
     bool opened;
@@ -170,12 +184,12 @@ client_open(Session *session, const CommandLine *line)
         conninfo_free(&info);
         return EXIT_USAGE;
     }
-    opened = session_open(session, &info, &failure);
+    opened = open_session(session, &info, in_utc, &failure);
     if (!opened && failure.needs_password && !info.never_prompts && ask_password(&password)) {
         failure_free(&failure);
         conninfo_set(&info, "password", text_of(&password));
         explicit_bzero(password.data, password.length);
-        opened = session_open(session, &info, &failure);
+        opened = open_session(session, &info, in_utc, &failure);
     }
     text_free(&password);
     if (opened && info.schema != NULL)
@@ -184,7 +198,7 @@ client_open(Session *session, const CommandLine *line)
     if (!opened)
         return client_fail(&failure);
     cancel_on_signals(session->connection);
-    return option_flag(line, "json") ? use_utc(session) : EXIT_DONE;
+    return EXIT_DONE;
 }
 
 bool
@@ -200,7 +214,7 @@ client_open_second(Session *session, const Session *first)
             conninfo_set(&info, option->keyword, option->val);
     }
     PQconninfoFree(known);
-    opened = session_open(session, &info, &failure);
+    opened = open_session(session, &info, first->in_utc, &failure);
     if (!opened)
         failure_free(&failure);
     conninfo_free(&info);

@@ -12,9 +12,20 @@
 
 /* Parameters that tell Prisma about its own pool, or that a libpq connection has no use for. */
 static const char *const ignored_parameters[] = {
-    "connection_limit", "pool_timeout",         "socket_timeout", "pgbouncer",
-    "schema",           "statement_cache_size", "sslaccept",      "single_use_connections",
+    "connection_limit",
+    "pool_timeout",
+    "socket_timeout",
+    "pgbouncer",
+    "schema",
+    "statement_cache_size",
+    "sslaccept",
+    "single_use_connections",
+    "max_connection_lifetime",
+    "max_idle_connection_lifetime",
+    "uselibpqcompat",
 };
+
+#define LONGEST_SHOWN 40 /* bytes of a wrong name that a complaint repeats */
 
 static bool
 is_url(const char *text)
@@ -44,6 +55,15 @@ is_libpq_keyword(const char *name, size_t length)
     return found;
 }
 
+/* A value that goes may be a password. */
+static void
+free_value(char *value)
+{
+    if (value != NULL)
+        explicit_bzero(value, strlen(value));
+    free(value);
+}
+
 /* Percent-decoding, for a schema's name. */
 static char *
 decode(const char *text, size_t length)
@@ -66,57 +86,140 @@ decode(const char *text, size_t length)
     return decoded;
 }
 
-/* One name=value of the URL; true: it stays in. */
+/* The query of a URL as we read it, and what follows from it. */
+typedef struct Query {
+    Text kept; /* for libpq: "?a=b&c=d", or empty */
+    char *schema;
+    bool sslaccept; /* Prisma's, so that its sslcert is the server's authority */
+    bool strict;    /* its way to ask for a certificate that is checked */
+    bool has_sslkey;
+    const char *sslcert; /* not kept yet; NULL: none */
+    size_t sslcert_length;
+} Query;
+
+static void
+keep(Query *query, const char *name, const char *parameter, size_t length)
+{
+    text_add(&query->kept, query->kept.length == 0 ? "?" : "&");
+    text_add(&query->kept, name);
+    text_add_bytes(&query->kept, parameter, length);
+}
+
 static bool
-keep_parameter(const char *parameter, size_t length, char **schema, bool *strict, Text *reason)
+is_called(const char *parameter, size_t name, const char *called)
+{
+    return strlen(called) == name && strncmp(parameter, called, name) == 0;
+}
+
+/* A name that is not known, unless it may be a piece of a password: that had a "?" in it where a "@" follows. */
+static void
+refuse(const char *parameter, size_t name, Text *reason)
+{
+    static const char letters[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.-";
+
+    if (strchr(parameter, '@') != NULL)
+        text_add(reason, "the URL has an unknown parameter; a ? in a password is written %3F");
+    else if (name <= LONGEST_SHOWN && strspn(parameter, letters) >= name)
+        text_format(reason, "the URL has an unknown parameter \"%.*s\"", (int)name, parameter);
+    else
+        text_add(reason, "the URL has an unknown parameter");
+}
+
+/* One name=value of the URL; false: it cannot be followed. */
+static bool
+read_parameter(Query *query, const char *parameter, size_t length, Text *reason)
 {
     const char *equals = memchr(parameter, '=', length);
     size_t name = equals != NULL ? (size_t)(equals - parameter) : length;
 
-    if (is_libpq_keyword(parameter, name))
+    if (length == 0)
         return true;
+    if (is_called(parameter, name, "sslcert") && equals != NULL) {
+        query->sslcert = equals;
+        query->sslcert_length = length - name;
+        return true;
+    }
+    if (is_libpq_keyword(parameter, name)) {
+        query->has_sslkey = query->has_sslkey || is_called(parameter, name, "sslkey");
+        keep(query, "", parameter, length);
+        return true;
+    }
     if (!is_ignored(parameter, name)) {
-        text_format(reason, "the URL has an unknown parameter \"%.*s\"", (int)name, parameter);
+        refuse(parameter, name, reason);
         return false;
     }
-    if (name == 6 && strncmp(parameter, "schema", 6) == 0 && equals != NULL) {
-        free(*schema);
-        *schema = decode(equals + 1, length - name - 1);
+    if (is_called(parameter, name, "schema") && equals != NULL) {
+        free(query->schema);
+        query->schema = length > name + 1 ? decode(equals + 1, length - name - 1) : NULL;
     }
-    /* Prisma's way to ask for a certificate that is checked: dropping it would be a weaker connection than asked for.
-     */
-    if (length == 16 && strncmp(parameter, "sslaccept=strict", 16) == 0)
-        *strict = true;
-    return false;
+    query->sslaccept = query->sslaccept || is_called(parameter, name, "sslaccept");
+    query->strict = query->strict || is_called(parameter, length, "sslaccept=strict");
+    return true;
+}
+
+/*
+ * Prisma's sslcert is the authority that the server's certificate is checked by, libpq's is the client's certificate,
+ * which needs a key. Not to check what Prisma checks would be a weaker connection than asked for.
+ */
+static void
+keep_certificate(Query *query)
+{
+    bool is_authority = query->sslaccept && !query->has_sslkey;
+
+    if (query->sslcert != NULL && (!is_authority || query->strict))
+        keep(query, is_authority ? "sslrootcert" : "sslcert", query->sslcert, query->sslcert_length);
+    if (query->strict)
+        keep(query, "sslmode=verify-full", "", 0);
+}
+
+/*
+ * The URL up to its query. As browsers and Prisma do, the last "@" is the one that ends the password: libpq would take
+ * the first. One behind the host is none: the password had a "/".
+ */
+static bool
+add_address(Text *rest, const char *url, size_t length, Text *reason)
+{
+    const char *authority = strstr(url, "://") + 3;
+    size_t size = strcspn(authority, "/?");
+    const char *path = authority + size;
+    const char *last = NULL;
+
+    if (memchr(path, '@', (size_t)(url + length - path)) != NULL) {
+        text_add(reason, "the URL has a @ behind the host; a / in a password is written %2F");
+        return false;
+    }
+    for (const char *at = authority; at < path; at++)
+        last = *at == '@' ? at : last;
+    for (const char *at = url; at < url + length; at++) {
+        if (*at == '@' && at < last)
+            text_add(rest, "%40");
+        else
+            text_add_bytes(rest, at, 1);
+    }
+    return true;
 }
 
 char *
 conninfo_without_prisma(const char *url, char **schema, Text *reason)
 {
-    const char *query = strchr(url, '?');
+    size_t length = strcspn(url, "?");
+    Query query = {0};
     Text rest = {0};
-    bool strict = false;
-    bool first = true;
+    bool good = add_address(&rest, url, length, reason);
 
-    *schema = NULL;
-    if (query == NULL)
-        return copy_string(url);
-    text_add_bytes(&rest, url, (size_t)(query - url));
-    for (const char *parameter = query + 1; *parameter != '\0';) {
-        size_t length = strcspn(parameter, "&");
+    for (const char *parameter = url + length + (url[length] == '?'); good && *parameter != '\0';) {
+        size_t size = strcspn(parameter, "&");
 
-        if (keep_parameter(parameter, length, schema, &strict, reason)) {
-            text_add(&rest, first ? "?" : "&");
-            text_add_bytes(&rest, parameter, length);
-            first = false;
-        }
-        parameter += length + (parameter[length] == '&');
+        good = read_parameter(&query, parameter, size, reason);
+        parameter += size + (parameter[size] == '&');
     }
-    if (strict)
-        text_format(&rest, "%csslmode=verify-full", first ? '?' : '&');
-    if (reason->length == 0)
+    keep_certificate(&query);
+    text_add(&rest, text_of(&query.kept));
+    text_free(&query.kept);
+    *schema = query.schema;
+    if (good)
         return rest.data;
-    text_free(&rest);
+    free_value(rest.data);
     return NULL;
 }
 
@@ -126,16 +229,9 @@ add_without_quote(Text *reason, const char *complaint)
 {
     const char *quote = strstr(complaint, ": \"");
 
+    if (quote == NULL)
+        quote = strstr(complaint, " after \"");
     text_add_bytes(reason, complaint, quote != NULL ? (size_t)(quote - complaint) : strcspn(complaint, "\n"));
-}
-
-/* A value that goes may be a password. */
-static void
-free_value(char *value)
-{
-    if (value != NULL)
-        explicit_bzero(value, strlen(value));
-    free(value);
 }
 
 void
@@ -168,7 +264,7 @@ read_string(ConnInfo *info, const char *text, const char *name, Text *reason)
             return false;
     }
     options = PQconninfoParse(text, &complaint);
-    free(url);
+    free_value(url);
     if (options == NULL) {
         text_format(reason, "invalid connection string in %s: ", name);
         add_without_quote(reason, complaint != NULL ? complaint : "out of memory");
@@ -176,11 +272,15 @@ read_string(ConnInfo *info, const char *text, const char *name, Text *reason)
         return false;
     }
     for (PQconninfoOption *option = options; option->keyword != NULL; option++) {
-        if (option->val != NULL)
-            conninfo_set(info, option->keyword, option->val);
+        if (option->val == NULL)
+            continue;
+        /* It is repeated by libpq, and is the password where somebody has forgotten the host. */
+        if (strcmp(option->keyword, "port") == 0 && strspn(option->val, "0123456789,") != strlen(option->val))
+            text_format(reason, "invalid connection string in %s: the port is no number", name);
+        conninfo_set(info, option->keyword, option->val);
     }
     PQconninfoFree(options);
-    return true;
+    return reason->length == 0;
 }
 
 bool

@@ -47,13 +47,8 @@ warn_of_deliveries(Session *session, const char *answer)
     PGresult *errors;
     ExitCode code = client_query(session, "SELECT jsonb_array_elements_text($1::jsonb->'errors')", 1, values, &errors);
 
-    for (int row = 0; code == EXIT_DONE && row < PQntuples(errors); row++) {
-        Text text = {0};
-
-        text_add_printable(&text, PQgetvalue(errors, row, 0));
-        message_warning("%s", text_of(&text));
-        text_free(&text);
-    }
+    for (int row = 0; code == EXIT_DONE && row < PQntuples(errors); row++)
+        message_warning("%s", PQgetvalue(errors, row, 0));
     PQclear(errors);
     return code;
 }

@@ -59,6 +59,7 @@ typedef struct Delivery {
     size_t length;
     EventBody event; /* data NULL in what is not known */
     bool is_event;   /* the body is an event of ours */
+    bool too_large;  /* and not wholly there: nothing else of it is known */
     bool standard_there;
     bool legacy_there;
     SignatureVerdict standard;

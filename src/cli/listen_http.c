@@ -32,6 +32,8 @@ answer_with(const Listen *listen, struct MHD_Connection *connection, unsigned in
         return MHD_NO;
     if (type != NULL && *type != '\0')
         MHD_add_response_header(response, MHD_HTTP_HEADER_CONTENT_TYPE, type);
+    if (status == MHD_HTTP_METHOD_NOT_ALLOWED)
+        MHD_add_response_header(response, MHD_HTTP_HEADER_ALLOW, MHD_HTTP_METHOD_POST);
     if (listen->retry_after != NULL && status >= 300)
         MHD_add_response_header(response, MHD_HTTP_HEADER_RETRY_AFTER, listen->retry_after);
     result = MHD_queue_response(connection, status, response);
@@ -111,12 +113,17 @@ answer_by_forwarding(Listen *listen, const Delivery *delivery)
 static enum MHD_Result
 handle_delivery(Listen *listen, struct MHD_Connection *connection, const Request *request)
 {
-    Delivery delivery = {.connection = connection, .body = text_of(&request->body), .length = request->body.length};
+    Delivery delivery = {.connection = connection,
+                         .body = text_of(&request->body),
+                         .length = request->body.length,
+                         .too_large = request->too_large};
 
     if (listen->delay_ms > 0)
         wait_with(listen, connection, listen->delay_ms);
     if (request->too_large) {
         atomic_fetch_add(&listen->refused, 1);
+        delivery.length = 0;
+        listen_report(listen, &delivery, "413");
         return answer_with(listen, connection, MHD_HTTP_CONTENT_TOO_LARGE, NULL, "", 0);
     }
     listen_judge(listen, &delivery);

@@ -13,11 +13,13 @@
 #include "json.h"
 #include "message.h"
 #include "pretty.h"
-#include "table.h"
+#include "printable.h"
 
 static const char *
 verdict_of(const Listen *listen, const Delivery *delivery)
 {
+    if (delivery->too_large)
+        return "TOO LARGE";
     if (!listen->has_keys)
         return "signatures not checked";
     if (!delivery->standard_there && !delivery->legacy_there)
@@ -57,7 +59,10 @@ add_name(Text *text, const Delivery *delivery)
     if (event->type.length > 0) {
         add_slice(text, event->type);
     } else {
-        text_format(text, "%zu bytes of ", delivery->length);
+        if (delivery->too_large)
+            text_add(text, "too many bytes of ");
+        else
+            text_format(text, "%zu bytes of ", delivery->length);
         text_add_printable(text, type != NULL ? type : "no type");
     }
     if (event->aggregate_type.length > 0 || event->aggregate_id.length > 0) {

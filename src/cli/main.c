@@ -100,6 +100,28 @@ find_command(int argc, char **argv, int *index, ExitCode *code)
     return command;
 }
 
+/* `help`, `help outbox`, `help outbox run` */
+static ExitCode
+show_help(int argc, char **argv, int index)
+{
+    const Command *command;
+    ExitCode code;
+
+    if (index == argc || *argv[index] == '-') {
+        help_program(stdout);
+        return EXIT_DONE;
+    }
+    if (index + 1 == argc && command_is_group(argv[index])) {
+        help_group(stdout, argv[index]);
+        return EXIT_DONE;
+    }
+    command = find_command(argc, argv, &index, &code);
+    if (command == NULL)
+        return code;
+    help_command(stdout, command);
+    return EXIT_DONE;
+}
+
 /* What was printed must have arrived: a full disk is a failure. Where nobody reads any more (`| head`), the end is the
  * usual one. */
 static ExitCode
@@ -130,10 +152,10 @@ run_program(int argc, char **argv)
     }
     if (!options_read(&line, argc, argv, &index))
         return EXIT_USAGE;
-    if (line.common[COMMON_OPTION_COUNT - 1] != NULL || (index < argc && strcmp(argv[index], "help") == 0)) {
-        help_program(stdout);
-        return EXIT_DONE;
-    }
+    if (index < argc && strcmp(argv[index], "help") == 0)
+        return show_help(argc, argv, index + 1);
+    if (line.common[COMMON_OPTION_COUNT - 1] != NULL) /* --help */
+        return show_help(argc, argv, index);
     if (index == argc) {
         help_program(stderr);
         return EXIT_USAGE;

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "cli.h"
+#include "printable.h"
 #include "text.h"
 
 const char *
@@ -24,28 +25,39 @@ colour(FILE *stream, Colour which)
     return sequences[which];
 }
 
+/* Adds one line, which `*rest` moves behind; tabs stay, and nothing in it can steer the terminal: the server's messages
+ * repeat what users' functions have raised. */
+static void
+add_line(Text *message, char **rest)
+{
+    for (char *piece = *rest, end = '\t'; end == '\t'; piece = *rest) {
+        char *behind = piece + strcspn(piece, "\t\n");
+
+        end = *behind;
+        *behind = '\0';
+        text_add_printable(message, piece);
+        text_add(message, end == '\t' ? "\t" : "\n");
+        *rest = end == '\0' ? behind : behind + 1;
+    }
+}
+
 /* Lines after the first are indented, so that they are seen to belong to it. */
 static void
 say(const char *kind, Colour tint, const char *format, va_list arguments)
 {
     Text body = {0};
     Text message = {0};
-    const char *line;
-    size_t length;
+    char *rest;
 
     text_format_list(&body, format, arguments);
     while (body.length > 0 && body.data[body.length - 1] == '\n')
         body.data[--body.length] = '\0';
     text_format(&message, "%s: %s%s:%s ", PROGRAM_NAME, colour(stderr, tint), kind, colour(stderr, COLOUR_PLAIN));
-    line = text_of(&body);
-    for (;;) {
-        length = strcspn(line, "\n");
-        text_add_bytes(&message, line, length);
-        text_add(&message, "\n");
-        if (line[length] == '\0')
-            break;
+    rest = body.data;
+    add_line(&message, &rest);
+    while (*rest != '\0') {
         text_add(&message, "    ");
-        line += length + 1;
+        add_line(&message, &rest);
     }
     fflush(stdout);
     fwrite(message.data, 1, message.length, stderr);

@@ -155,6 +155,21 @@ complain(const CommandLine *line, int found, const char *word)
     usage_hint(line->command);
 }
 
+/* What stood before the command was read before it was known. */
+static bool
+check_common(const CommandLine *line)
+{
+    for (int i = 0; i < COMMON_OPTION_COUNT; i++) {
+        if (line->common[i] == NULL || takes_common(line->command, &common_options[i]))
+            continue;
+        message_error("option --%s before the command is of no use to \"%s\"", common_options[i].name,
+                      line->command->name);
+        usage_hint(line->command);
+        return false;
+    }
+    return true;
+}
+
 static bool
 take_arguments(CommandLine *line, int argc, char **argv)
 {
@@ -203,7 +218,7 @@ options_read(CommandLine *line, int argc, char **argv, int *index)
         optopt = 0;
     }
     *index += optind - 1;
-    return line->command == NULL || take_arguments(line, argc, argv);
+    return line->command == NULL || (check_common(line) && take_arguments(line, argc, argv));
 }
 
 const char *

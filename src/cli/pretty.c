@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "table.h"
+#include "printable.h"
 
 #define DEEPEST 20 /* indented no further */
 

@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #include "message.h"
-#include "table.h"
+#include "printable.h"
 
 /* Before this nothing is shown: most runs are over by then. */
 #define QUIET_MS 1000
@@ -105,10 +105,10 @@ progress_query(Session *session, const char *job, const char *sql, int count, co
         return client_query(session, sql, count, values, result);
     if (!session_send(session, sql, count, values, &failure))
         return client_fail(&failure);
-    while (PQisBusy(session->connection)) {
+    while (session_is_busy(session)) {
         if (!wait_for_answer(session->connection, INTERVAL_MS))
             break;
-        if (PQisBusy(session->connection))
+        if (session_is_busy(session))
             show(&watch);
     }
     done = session_take(session, result, &failure);

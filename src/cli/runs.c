@@ -70,12 +70,28 @@ check_job(Session *session, const char *job)
     return code;
 }
 
+/* Row security hides others' runs without a word, which must not look as if there were none. */
+static ExitCode
+tell_hidden(Session *session)
+{
+    PGresult *result;
+    ExitCode code =
+        client_query(session, "SELECT current_user WHERE NOT pg_has_role('pg_monitor', 'USAGE')", 0, NULL, &result);
+
+    if (code == EXIT_DONE && PQntuples(result) > 0)
+        message_hint("Role \"%s\" sees the runs of its own jobs; members of pg_monitor see them all.",
+                     PQgetvalue(result, 0, 0));
+    PQclear(result);
+    return code;
+}
+
 ExitCode
 command_runs(const CommandLine *line)
 {
     const char *limit = option_text(line, "limit");
     const char *values[] = {option_text(line, "job"), option_text(line, "status"), limit != NULL ? limit : "20"};
     Session session;
+    int rows = 0;
     ExitCode code;
 
     if (values[1] != NULL && !is_status(values[1])) {
@@ -86,7 +102,10 @@ command_runs(const CommandLine *line)
     if (code == EXIT_DONE && values[0] != NULL)
         code = check_job(&session, values[0]);
     if (code == EXIT_DONE)
-        code = show_rows(&session, line, option_flag(line, "json") ? json_sql : table_sql, 3, values, "No runs.", NULL);
+        code =
+            show_rows(&session, line, option_flag(line, "json") ? json_sql : table_sql, 3, values, "No runs.", &rows);
+    if (code == EXIT_DONE && rows == 0)
+        code = tell_hidden(&session);
     session_close(&session);
     return code;
 }

@@ -145,19 +145,13 @@ ignore_notice(void *context, const PGresult *notice)
 }
 
 static bool
-open_in_utc(Link *link, Failure *failure)
+open_session(Link *link, Failure *failure)
 {
-    PGresult *result;
-
+    link->session = (Session){.borrowed = true, .in_utc = true};
     if (!session_open(&link->session, &link->database->info, failure))
         return false;
     PQsetNoticeReceiver(link->session.connection, ignore_notice, NULL);
-    if (session_query(&link->session, "SELECT set_config('timezone', 'UTC', false)", 0, NULL, &result, failure)) {
-        PQclear(result);
-        return true;
-    }
-    session_close(&link->session);
-    return false;
+    return true;
 }
 
 bool
@@ -170,7 +164,7 @@ link_open(Link *link)
         return true;
     if (!begin_attempt(link->database))
         return false;
-    opened = open_in_utc(link, &failure);
+    opened = open_session(link, &failure);
     end_attempt(link, opened, &failure);
     return opened;
 }
@@ -244,7 +238,7 @@ await(Link *link, int deadline_seconds, int peer_handle)
     int64_t deadline_ms = deadline_seconds > 0 ? monotonic_ms() + deadline_seconds * 1000 : 0;
     LinkOutcome outcome = LINK_DONE;
 
-    while (PQisBusy(connection) == 1) {
+    while (session_is_busy(&link->session)) {
         struct pollfd events[] = {{.fd = PQsocket(connection), .events = POLLIN},
                                   {.fd = link->database->hurry_fd, .events = POLLIN},
                                   {.fd = peer_handle, .events = POLLRDHUP}};
@@ -260,7 +254,7 @@ await(Link *link, int deadline_seconds, int peer_handle)
             return LINK_LOST;
         if (outcome == LINK_DONE) {
             outcome = why_cancel(events, deadline_ms);
-            if (outcome != LINK_DONE && PQisBusy(connection) == 1) {
+            if (outcome != LINK_DONE && session_is_busy(&link->session)) {
                 cancel(connection);
                 deadline_ms = monotonic_ms() + CANCEL_SECONDS * 1000;
             }

@@ -8,7 +8,7 @@
 #include <time.h>
 
 #include "serve.h"
-#include "table.h"
+#include "printable.h"
 
 #define LONGEST_PATH 200
 

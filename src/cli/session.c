@@ -66,11 +66,35 @@ with_schema(const Session *session, const char *sql)
     return text.data;
 }
 
+/*
+ * The settings and the statement in one transaction, without waiting in between (libpq's pipeline mode): they are gone
+ * when it ends, and a pooler cannot put anything between them.
+ */
+static bool
+send_with_settings(Session *session, const char *sql, int count, const char *const *values)
+{
+    static const char settings[] = "SELECT pg_catalog.set_config('search_path', '', true),"
+                                   " pg_catalog.set_config('datestyle', 'ISO', true)";
+    static const char settings_in_utc[] = "SELECT pg_catalog.set_config('search_path', '', true),"
+                                          " pg_catalog.set_config('datestyle', 'ISO', true),"
+                                          " pg_catalog.set_config('timezone', 'UTC', true)";
+    PGconn *connection = session->connection;
+
+    session->settling = true;
+    return PQenterPipelineMode(connection) == 1 &&
+           PQsendQueryParams(connection, session->in_utc ? settings_in_utc : settings, 0, NULL, NULL, NULL, NULL, 0) ==
+               1 &&
+           PQsendQueryParams(connection, sql, count, NULL, values, NULL, NULL, 0) == 1 &&
+           PQpipelineSync(connection) == 1;
+}
+
 bool
 session_send(Session *session, const char *sql, int count, const char *const *values, Failure *failure)
 {
     char *text = with_schema(session, sql);
-    bool sent = PQsendQueryParams(session->connection, text, count, NULL, values, NULL, NULL, 0) == 1;
+    bool sent = session->borrowed
+                    ? send_with_settings(session, text, count, values)
+                    : PQsendQueryParams(session->connection, text, count, NULL, values, NULL, NULL, 0) == 1;
 
     free(text);
     if (!sent)
@@ -78,20 +102,72 @@ session_send(Session *session, const char *sql, int count, const char *const *va
     return sent;
 }
 
-bool
-session_take(Session *session, PGresult **result, Failure *failure)
+/* Takes one more of the results of the statement's settings; NULL is their end. */
+static void
+take_settings(Session *session, PGresult *result)
 {
-    PGresult *first = NULL;
-    ExecStatusType status;
+    if (result == NULL)
+        session->settling = false;
+    else if (PQresultStatus(result) == PGRES_TUPLES_OK || session->refused != NULL)
+        PQclear(result);
+    else
+        session->refused = result;
+}
 
-    /* A connection that is being ended gives the reason first, then that it is no more. */
-    for (PGresult *next; (next = PQgetResult(session->connection)) != NULL;) {
-        if (first == NULL)
+bool
+session_is_busy(Session *session)
+{
+    while (PQisBusy(session->connection) == 0) {
+        if (!session->settling)
+            return false;
+        take_settings(session, PQgetResult(session->connection));
+    }
+    return true;
+}
+
+/* Waits for all that is still to come, so that the connection is idle again; the first result of the statement, or of
+ * its settings where these were an error. */
+static PGresult *
+take_results(Session *session)
+{
+    PGconn *connection = session->connection;
+    bool pipeline = PQpipelineStatus(connection) != PQ_PIPELINE_OFF;
+    PGresult *first = NULL;
+    PGresult *next;
+
+    /* On a broken connection the end of the pipeline never comes: its results do, and then NULL after NULL. */
+    for (int ends = 0; ends < (pipeline ? 3 : 1);) {
+        next = PQgetResult(connection);
+        if (pipeline && PQresultStatus(next) == PGRES_PIPELINE_SYNC) {
+            PQclear(next);
+            break;
+        }
+        ends += next == NULL;
+        /* A connection that is being ended gives the reason first, then that it is no more. */
+        if (session->settling)
+            take_settings(session, next);
+        else if (first == NULL)
             first = next;
         else
             PQclear(next);
     }
-    status = PQresultStatus(first);
+    if (pipeline)
+        PQexitPipelineMode(connection);
+    if (session->refused != NULL) {
+        PQclear(first);
+        first = session->refused;
+        session->refused = NULL;
+    }
+    session->settling = false;
+    return first;
+}
+
+bool
+session_take(Session *session, PGresult **result, Failure *failure)
+{
+    PGresult *first = take_results(session);
+    ExecStatusType status = PQresultStatus(first);
+
     if (status == PGRES_TUPLES_OK || status == PGRES_COMMAND_OK) {
         *result = first;
         return true;
@@ -140,12 +216,25 @@ find_extension(Session *session, Failure *failure)
     return false;
 }
 
+/* Of a session that is ours alone. */
+static bool
+set_session(Session *session, Failure *failure)
+{
+    PGresult *result;
+    bool done = session_query(session,
+                              "SELECT pg_catalog.set_config('search_path', '', false),"
+                              " pg_catalog.set_config('datestyle', 'ISO', false)",
+                              0, NULL, &result, failure);
+
+    PQclear(result);
+    return done;
+}
+
 bool
 session_open(Session *session, const ConnInfo *info, Failure *failure)
 {
     const char *keywords[CONNINFO_MAX + 3];
     const char *values[CONNINFO_MAX + 3];
-    PGresult *result;
 
     /* First, so that whatever follows outweighs it. */
     keywords[0] = "fallback_application_name";
@@ -158,16 +247,10 @@ session_open(Session *session, const ConnInfo *info, Failure *failure)
     values[info->count + 2] = NULL;
     session->schema = copy_string("public");
     session->connection = PQconnectdbParams(keywords, values, 0);
-    if (PQstatus(session->connection) != CONNECTION_OK) {
+    if (PQstatus(session->connection) != CONNECTION_OK)
         fail_by_connection(failure, session->connection);
-    } else if (session_query(session,
-                             "SELECT pg_catalog.set_config('search_path', '', false),"
-                             " pg_catalog.set_config('datestyle', 'ISO', false)",
-                             0, NULL, &result, failure)) {
-        PQclear(result);
-        if (find_extension(session, failure))
-            return true;
-    }
+    else if ((session->borrowed || set_session(session, failure)) && find_extension(session, failure))
+        return true;
     session_close(session);
     return false;
 }
@@ -177,6 +260,7 @@ session_close(Session *session)
 {
     if (session->connection != NULL)
         PQfinish(session->connection);
+    PQclear(session->refused);
     free(session->schema);
     *session = (Session){0};
 }

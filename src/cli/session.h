@@ -28,12 +28,22 @@ typedef struct Failure {
 typedef struct Session {
     PGconn *connection;
     char *schema; /* of the extension's functions, as a quoted identifier */
+    /*
+     * Whoever opens it sets this before: what we connect to may be a pooler (PgBouncer), which hands the server's
+     * session to somebody else after each transaction, so nothing is set in it: each statement brings its settings.
+     * Otherwise they are the session's.
+     */
+    bool borrowed;
+    bool in_utc; /* of a borrowed one: times are in UTC */
+    /* Of the statement at work: */
+    bool settling;     /* the answer to its settings has not been taken */
+    PGresult *refused; /* which was an error */
 } Session;
 
 /*
- * Connects, with search_path empty as PostgreSQL's own programs do, and finds the extension. application_name is
- * PROGRAM_NAME unless the environment or the URL has one.
- * False: *failure says why, and nothing is left open.
+ * Connects and finds the extension. search_path is empty for all statements, as in PostgreSQL's own programs.
+ * application_name is PROGRAM_NAME unless the environment or the URL has one.
+ * False: *failure says why, and nothing is left open; *session is as after session_close.
  */
 bool session_open(Session *session, const ConnInfo *info, Failure *failure);
 void session_close(Session *session);
@@ -46,8 +56,10 @@ void session_close(Session *session);
 bool session_query(Session *session, const char *sql, int count, const char *const *values, PGresult **result,
                    Failure *failure);
 
-/* The two halves of session_query, for callers that do something else in between: wait until PQisBusy says no. */
+/* The two halves of session_query, for callers that do something else in between: while session_is_busy, wait until the
+ * socket can be read, and PQconsumeInput. */
 bool session_send(Session *session, const char *sql, int count, const char *const *values, Failure *failure);
+bool session_is_busy(Session *session);
 bool session_take(Session *session, PGresult **result, Failure *failure);
 
 void failure_free(Failure *failure);

@@ -1,56 +1,15 @@
 /*
- * Tables for people. Runs in the main thread; the locale's character type tells how wide a character is.
+ * Tables for people. Runs in the main thread.
  */
 #include "table.h"
 
-#include <limits.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
-#include <wchar.h>
-#include <wctype.h>
 
 #include "message.h"
 
 #define CELL_MAX_WIDTH 60
-
-/* One character of a text: its bytes (1 to 4), and its columns on a terminal; false: not to be shown. */
-static bool
-next_character(const char *string, size_t *bytes, int *width)
-{
-    mbstate_t state = {0};
-    wchar_t wide;
-    size_t length = mbrtowc(&wide, string, MB_LEN_MAX, &state);
-
-    if (length == (size_t)-1 || length == (size_t)-2 || length == 0) {
-        *bytes = 1;
-        *width = 1;
-        return false;
-    }
-    *bytes = length;
-    *width = wcwidth(wide);
-    if (*width < 0 || (wide >= 0x80 && wide < 0xa0) || (wide >= 0x202a && wide <= 0x202e) ||
-        (wide >= 0x2066 && wide <= 0x2069)) {
-        *width = 1;
-        return false;
-    }
-    return true;
-}
-
-void
-text_add_printable(Text *text, const char *string)
-{
-    while (*string != '\0') {
-        size_t bytes;
-        int width;
-
-        if (next_character(string, &bytes, &width))
-            text_add_bytes(text, string, bytes);
-        else
-            text_add(text, "?");
-        string += bytes;
-    }
-}
 
 /* Adds as much of a text as has room in so many columns; returns the columns it takes. text may be NULL. */
 static int
@@ -61,7 +20,7 @@ add_cell(Text *text, const char *string, int room)
     while (*string != '\0') {
         size_t bytes;
         int width;
-        bool shown = next_character(string, &bytes, &width);
+        bool shown = printable_next(string, &bytes, &width);
 
         if (used + width > room - (string[bytes] != '\0' ? 1 : 0)) {
             if (text != NULL)

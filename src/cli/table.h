@@ -7,6 +7,7 @@
 #include <libpq-fe.h>
 #include <stdio.h>
 
+#include "printable.h"
 #include "text.h"
 
 /*
@@ -18,9 +19,5 @@ void table_add(Text *text, const PGresult *result, FILE *stream);
 
 /* Adds a key of JSON or a column's name as words: "lastError" is "last error". */
 void table_add_heading(Text *text, const char *name);
-
-/* Adds a text for a terminal: control characters (of C0 and C1) and broken UTF-8 as "?", so that no data can steer it.
- */
-void text_add_printable(Text *text, const char *string);
 
 #endif

@@ -64,14 +64,13 @@ zone_add_time(Text *text, int64_t instant, bool iso)
 {
     time_t time = (time_t)instant;
     struct tm local;
-    char digits[64];
     long minutes;
 
     if (localtime_r(&time, &local) == NULL)
         abort();
     minutes = labs(local.tm_gmtoff) / 60;
-    strftime(digits, sizeof digits, iso ? "%Y-%m-%dT%H:%M:%S" : "%Y-%m-%d %H:%M:%S", &local);
-    text_add(text, digits);
+    text_format(text, "%04d-%02d-%02d%c%02d:%02d:%02d", local.tm_year + 1900, local.tm_mon + 1, local.tm_mday,
+                iso ? 'T' : ' ', local.tm_hour, local.tm_min, local.tm_sec);
     if (iso && local.tm_gmtoff == 0) {
         text_add(text, "Z");
         return;

@@ -42,6 +42,7 @@ done
 # The payout run has added one.
 check 'events are published when they are committed' matches "$stats" '"published": 2'
 check 'its units are where systemd looks' test -e /usr/lib/systemd/system/apapacho-jobs@.service
+check 'both say whose they are' test -s /usr/share/doc/apapacho-jobs/copyright -a -s "/usr/share/doc/postgresql-$major-apapacho-jobs/copyright"
 check 'its settings are for root only' matches "$(stat -c '%a %U' /etc/apapacho-jobs/environment)" '^600 root$'
 check 'it can be removed' apt-get purge -y -qq -o Dpkg::Use-Pty=0 apapacho-jobs
 check 'and nothing is left' nothing_left

@@ -43,6 +43,23 @@ test_prisma_parameters(void)
         {"postgresql://h/d?sslmode=require&sslaccept=strict", "postgresql://h/d?sslmode=require&sslmode=verify-full",
          NULL},
         {"postgresql://h/d?sslaccept=accept_invalid_certs", "postgresql://h/d", NULL},
+        /* Prisma's sslcert is libpq's sslrootcert; libpq's has a key */
+        {"postgresql://h/d?sslcert=ca.pem&sslaccept=strict", "postgresql://h/d?sslrootcert=ca.pem&sslmode=verify-full",
+         NULL},
+        {"postgresql://h/d?sslcert=ca.pem&sslaccept=accept_invalid_certs&sslmode=require",
+         "postgresql://h/d?sslmode=require", NULL},
+        {"postgresql://h/d?sslcert=me.pem&sslkey=me.key", "postgresql://h/d?sslkey=me.key&sslcert=me.pem", NULL},
+        {"postgresql://h/d?sslcert=me.pem&sslaccept=strict&sslkey=me.key",
+         "postgresql://h/d?sslkey=me.key&sslcert=me.pem&sslmode=verify-full", NULL},
+        {"postgresql://h/d?max_connection_lifetime=0&max_idle_connection_lifetime=300&uselibpqcompat=true",
+         "postgresql://h/d", NULL},
+        {"postgresql://h/d?&&sslmode=require&", "postgresql://h/d?sslmode=require", NULL},
+        {"postgresql://h/d?schema=", "postgresql://h/d", NULL},
+        /* The last @ ends the password, as Prisma has it */
+        {"postgresql://u:a@b@c@h/d?application_name=x@y", "postgresql://u:a%40b%40c@h/d?application_name=x@y", NULL},
+        {"postgresql://u:a@h", "postgresql://u:a@h", NULL},
+        {"postgresql://u:a/b@h/d", NULL, NULL},
+        {"postgresql://h/d?a=1&b=2", NULL, NULL},
         {"postgresql://h/d?schema=100%", "postgresql://h/d", "100%"},
         {"postgresql://h/d?schema=%zz%4", "postgresql://h/d", "%zz%4"},
         {"postgresql://h/d?schema=%C3%91", "postgresql://h/d", "\xc3\x91"},
@@ -110,7 +127,11 @@ test_complaints(void)
         "postgresql://u:s3cret@[::1/d", "postgresql://u:s3cret%zz@h/d",
         "postgresql://u:s3cret@[]/d",   "postgresql://u:s3cret@h/d?sslmode=a=s3cret",
         "postgresql://u@h/d?x=s3cret",  "postgresql://u:s3cret@[::1]x/d",
-        "postgres://u:s3cret%00@h/d",
+        "postgres://u:s3cret%00@h/d",   "postgresql://u:s3cret/b@h/d",
+        "postgresql://u:a?s3cret@h/d",  "postgresql://u:12/s3cret@h/d",
+        "postgresql://u:a?s3cret&b@h",  "postgresql://u:a?b=c&s3cret@h/d?schema=public",
+        "postgresql://h/d?%s3cret=1",   "postgresql://u:s3cret/d",
+        "host=h port=s3cret",
     };
     ConnOptions options = {0};
 

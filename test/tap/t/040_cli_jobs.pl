@@ -111,6 +111,10 @@ subtest 'runs' => sub {
     like(cli_ok($server, 'runs', '-n1', '--job=cleanup'), qr/^run +job +trigger +status +started +seconds +late +result\n *\d+ +cleanup +manual +succeeded /,
         'for people');
     is(cli_ok($server, 'runs', '--job', 'hourly', '--status', 'crashed'), "No runs.\n", 'none');
+    $node->ask('CREATE ROLE stranger LOGIN');
+    my $hidden = cli({ %{$server}, role => 'stranger' }, 'runs');
+    is("$hidden->{code} $hidden->{out}", "0 No runs.\n", 'none that a role may see');
+    is($hidden->{err}, "apapacho-jobs: hint: Role \"stranger\" sees the runs of its own jobs; members of pg_monitor see them all.\n", 'which is told');
     is_deeply(cli_json($server, 'runs', '--job', 'hourly', '--status', 'crashed'), [], 'none, as JSON');
     cli_fails($server, 1, qr/error: unknown job "nix"/, 'runs', '--job', 'nix');
     cli_fails($server, 2, qr/error: unknown status "good"/, 'runs', '--status', 'good');

@@ -26,6 +26,9 @@ subtest 'help' => sub {
         cmp_ok((sort { $b <=> $a } map { length } split(/\n/, $own))[0], '<=', 120, 'fits a terminal');
     }
     is(cli_ok({}, 'help'), $help, 'help is a command too');
+    is(cli_ok({}, 'help', split(/ /, $_)), cli_ok({}, split(/ /, $_), '--help'), "help $_") for @commands, 'outbox';
+    is(cli_ok({}, '--help', 'run'), cli_ok({}, 'run', '--help'), '--help before a command');
+    cli_fails({}, 2, qr/error: unknown command "paint"/, 'help', 'paint');
     like(cli_ok({}, 'outbox', '--help'), qr/^Usage:\n  apapacho-jobs outbox COMMAND.*\n\nCommands:\n(?:  outbox .*\n){5}/, 'of a group');
     is(cli_ok({}, 'run', '-?'), cli_ok({}, 'run', '--help'), '-?');
     is(cli_ok({}, 'run', 'a', 'b', 'c', '--help'), cli_ok({}, 'run', '--help'), 'whatever the arguments');
@@ -55,6 +58,9 @@ subtest 'wrong usage' => sub {
     cli_fails({}, 2, qr/error: unrecognized option "--watch=1"/, 'status', '--watch=1');
     cli_fails({}, 2, qr/error: unrecognized option "--port"/, 'cron', 'next', '@daily', '--port', '1');
     cli_fails({}, 2, qr/error: too many arguments, the first of them is "--x"/, 'status', '--', '--x');
+    cli_fails({}, 2, qr/error: option --port before the command is of no use to "listen"\n.*Try "apapacho-jobs listen --help"/, '-p', '5000', 'listen');
+    cli_fails({}, 2, qr/error: option --dbname before the command is of no use to "cron next"/, '-d', 'x', 'cron', 'next', '@daily');
+    cli_fails({}, 2, qr/error: option --json before the command is of no use to "serve"/, '--json', 'serve');
 };
 
 subtest 'options before and after the command, as in psql' => sub {
@@ -87,13 +93,15 @@ subtest 'DATABASE_URL' => sub {
         'mysql://root:s3cret@localhost/x' => qr{DATABASE_URL must begin with postgresql:// or postgres://},
         's3cret' => qr{DATABASE_URL must begin with},
         "$url&color=s3cret" => qr/the URL has an unknown parameter "color"/,
-        "postgresql://u:s3cret\@localhost:54x32/x" => qr/could not|invalid/,
+        "postgresql://u:s3cret\@localhost:54x32/x" => qr/invalid connection string in DATABASE_URL: the port is no number/,
+        'postgresql://u:12/s3cret@localhost/x' => qr{the URL has a \@ behind the host; a / in a password is written %2F},
+        'postgresql://u:12?s3cret@localhost/x' => qr/the URL has an unknown parameter; a \? in a password is written %3F/,
         'postgresql://u:s3cret%zz@localhost/x' => qr/invalid connection string in DATABASE_URL: invalid percent-encoded token/,
         'postgresql://u:s3cret@[::1/x' => qr/invalid connection string in DATABASE_URL: /,
         'postgresql://u:s3cret@localhost/x?sslidentity=a' => qr/unknown parameter "sslidentity"/);
     for my $bad (sort keys %bad) {
         my $result = cli($with->($bad), 'outbox', 'stats');
-        ok($result->{code} == ($bad =~ /54x32/ ? 3 : 2) && $result->{out} eq '', "refused: exit status $result->{code}");
+        is("$result->{code} $result->{out}", '2 ', 'refused');
         like($result->{err}, $bad{$bad}, 'says why');
         unlike($result->{err}, qr/s3cret/, 'and no secret');
     }
@@ -137,6 +145,19 @@ subtest 'passwords: variable, file, prompt' => sub {
     unlike($typed->{out}, qr/p4ss/, 'and not shown');
 };
 
+subtest 'what jobs and triggers raise cannot steer the terminal' => sub {
+    $node->ask(q{SELECT apapacho_schedule_job('loud', '0 5 1 1 *',
+        $job$DO $$BEGIN RAISE EXCEPTION USING MESSAGE = E'\033[31mred\u009b1m\r\nnext\tline', DETAIL = E'\033[5mñ\u202e'; END$$$job$)});
+    cli_fails($server, 1, qr/^apapacho-jobs: error: \?\[31mred\?1m\?\n    next\tline\napapacho-jobs: detail: \?\[5mñ\?$/m, 'run', 'loud');
+    $node->ask(q{CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN RAISE WARNING E'\033[31mbeware'; RAISE NOTICE 'hush'; RETURN NEW; END$$;
+        CREATE TRIGGER warn BEFORE UPDATE ON "OutboxEvent" FOR EACH ROW EXECUTE FUNCTION warn();
+        INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload, "retryCount") VALUES ('w', 'A', '1', 'T', '{}', 10)});
+    my $warned = cli($server, 'outbox', 'retry-failed');
+    is("$warned->{code} $warned->{out}$warned->{err}", "0 1 failed events are pending again\napapacho-jobs: warning: ?[31mbeware\n", 'a warning');
+    $node->ask('DELETE FROM "OutboxEvent"; DROP FUNCTION warn() CASCADE');
+    cli_fails({}, 1, qr/\n    0 0 \* \* \?\[31m\n/, 'cron', 'next', "0 0 * * \e[31m");
+};
+
 subtest 'Ctrl-C ends the wait, not the run' => sub {
     my $lock = $node->hold('Payout');
     my $program = start_cli($server, 'run', 'payout');
@@ -154,6 +175,29 @@ subtest 'Ctrl-C ends the wait, not the run' => sub {
     $result = $program->finish;
     is("$result->{code} $result->{out}", '3 ', 'a connection that is lost: exit status 3');
     like($result->{err}, qr/error: terminating connection due to administrator command$/, 'says why');
+    $node->let_go($lock);
+    $node->wait_for_run(q{job = 'payout' AND status = 'succeeded'});
+};
+
+# A server that does not even answer the request to cancel: the postmaster stands still.
+subtest 'a second Ctrl-C ends it at once' => sub {
+    my $lock = $node->hold('Payout');
+    my $program = start_cli($server, 'run', 'payout');
+    my ($postmaster) = slurp_file($node->data_dir . '/postmaster.pid') =~ /^(\d+)/;
+    my $caught = sub { slurp_file("/proc/$_[0]/status") =~ /^SigCgt:\s+([0-9a-f]+)$/m && hex(substr($1, -4)) & 1 << (2 - 1) };
+
+    $node->wait_for_blocked_worker('payout');
+    my ($id) = map { $_->{KIDS}[0]{PID} } $program->{run};
+    $node->wait_until(sub { $caught->($id) }, 'it waits');
+    kill('STOP', $postmaster);
+    $program->signal('INT');
+    my $waited = eval { $node->wait_until(sub { !$caught->($id) }, 'the first one is taken'); 1 };
+    my $running = kill(0, $id);
+    $program->signal('INT');
+    my $result = eval { $program->finish };
+    kill('CONT', $postmaster);
+    ok($waited && $running, 'the first one waits for the server');
+    is($result->{code}, 130, 'the second one does not');
     $node->let_go($lock);
     $node->wait_for_run(q{job = 'payout' AND status = 'succeeded'});
 };
@@ -202,6 +246,7 @@ subtest 'cron next: the same as the server says' => sub {
     }
     my $people = cli_ok({}, 'cron', 'next', '0 2 * * 0', '--zone', 'America/Santiago', '--from', '2026-04-04', '-n', '2', '-l', 'es');
     is($people, "0 2 * * 0: a las 02:00 los domingos (America/Santiago)\n  2026-04-05 02:00:00-04\n  2026-04-12 02:00:00-04\n", 'for people, in Spanish');
+    is(cli_ok({}, 'cron', 'next', '@daily', '-z', 'UTC', '-n', 1, '-f', '0009-12-31'), "\@daily: at 00:00 every day (UTC)\n  0010-01-01 00:00:00+00\n", 'a year of few digits');
     is(cli_ok({}, 'cron', 'next', '@reboot', '-z', 'UTC'), "\@reboot: once, when the server starts (UTC)\n", 'no time at all');
     is(cli_ok({ environment => { TZ => 'Asia/Kathmandu' } }, 'cron', 'next', '@daily', '-f', '2026-01-01', '-n1'),
         "\@daily: at 00:00 every day (Asia/Kathmandu)\n  2026-01-02 00:00:00+05:45\n", 'the local zone');

@@ -124,7 +124,8 @@ subtest 'what is not right is refused' => sub {
         'the older one alone, as the backend sent it');
     is(post($listener, 'anything'), 200, 'another body, signed');
     is(post($listener, "\e[31m\xff\xc2\x9b{\"\0"), 200, 'a hostile one');
-    is($http->get($listener->{url})->{status}, 405, 'GET');
+    my $get = $http->get($listener->{url});
+    is("$get->{status} $get->{headers}{allow}", '405 POST', 'GET');
     my $out = end($listener, 'INT');
     unlike($out, qr/\e|\xc2\x9b/, 'nothing steers the terminal');
     is($out =~ s/^listening.*\n//r, <<'END', 'all is shown');
@@ -150,7 +151,10 @@ subtest 'without a secret; as JSON; quiet' => sub {
     my $listener = start_cli({}, 'listen', '--port', 0, '--brief');
     $listener->{url} = $listener->wait_for_output(qr{^listening on (http://\S+/), without a secret: signatures are not checked\n});
     is($http->request('POST', $listener->{url}, { content => '{}', headers => { 'content-type' => 'text/x' } })->{status}, 200, 'anything is taken');
-    like(end($listener), qr/^✔ 2 bytes of text\/x  signatures not checked  answered 200$/m, 'and shown as such');
+    is(qx(head -c 68000000 /dev/zero | curl -s --noproxy '*' -o /dev/null -w '%{http_code}' -H 'Content-Type: text/y' --data-binary \@- '$listener->{url}'), '413', 'but not any size');
+    my $shown = end($listener);
+    like($shown, qr/^✔ 2 bytes of text\/x  signatures not checked  answered 200$/m, 'and shown as such');
+    like($shown, qr/^✘ too many bytes of text\/y  TOO LARGE  answered 413$/m, 'as what was too large');
 
     my $port_file = PostgreSQL::Test::Utils::tempdir() . '/port';
     $listener = start_cli({}, 'listen', '--port', 0, '--json', '--secret', $secret, '--port-file', $port_file);

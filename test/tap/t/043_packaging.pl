@@ -38,6 +38,7 @@ subtest 'the manual page has all that the help has' => sub {
         ok(defined $own, "the manual has $command") or next;
         my $text = cli_ok({}, split(/ /, $command), '--help');
         my ($listed) = $text =~ /^Options:\n(.*)/ms;
+        like($source, qr/^\Q$_\E\b/m, "and $_ of it") for $listed =~ /^  (-[^ ?], --[a-z-]+)/mg;
         for my $option (grep { $help !~ /^  (?:-., |    )\Q$_\E[ =]/m || $command eq 'listen' } $listed =~ /^  (?:-\S, |    )(--[a-z-]+)/mg) {
             like($option =~ /^--(?:json|help)$/ ? $page : $own, qr/\Q$option\E\b/, "and $option of it");
         }
@@ -63,6 +64,10 @@ subtest 'completion' => sub {
     is($complete->('runs', '--status', '=', 'ti'), 'timed_out', 'statuses of runs');
     is($complete->('outbox', 'run', '--b'), '--batch-size', 'options of a command');
     is($complete->('status', ''), '', 'nothing where there is nothing');
+    for my $command (@commands) {
+        my ($listed) = cli_ok({}, split(/ /, $command), '--help') =~ /^Options:\n(.*)/ms;
+        is($complete->(split(/ /, $command), '--'), join(' ', sort($listed =~ /^  (?:-\S, |    )(--[a-z-]+)/mg)), "$command: its options, all and no others");
+    }
     like($complete->('listen', '--secret-file', 'packaging/apap'), qr{packaging/apapacho-jobs\.bash}, 'files');
 };
 
@@ -122,10 +127,15 @@ subtest 'make deb' => sub {
     my @files = sort map { s{^\Q$directory/\E}{}r } split(/\n/, qx(find '$directory/program' '$directory/extension' -type f));
     my ($lib, $share) = map { chomp; s{^/}{}r } qx($ENV{PG_CONFIG} --pkglibdir), qx($ENV{PG_CONFIG} --sharedir);
     is(join("\n", @files), join("\n", sort map({ "extension/$_" } "$lib/apapacho_jobs.so", "$share/extension/apapacho_jobs--$version.sql",
-                "$share/extension/apapacho_jobs.control", map { "usr/share/doc/postgresql-$major-apapacho-jobs/$_" } qw(README.md changelog.gz)),
+                "$share/extension/apapacho_jobs.control", map { "usr/share/doc/postgresql-$major-apapacho-jobs/$_" } qw(README.md changelog.gz copyright)),
             map({ "program/$_" } 'etc/apapacho-jobs/environment', 'usr/bin/apapacho-jobs', 'usr/share/man/man1/apapacho-jobs.1.gz',
-                'usr/share/bash-completion/completions/apapacho-jobs', (map { "usr/share/doc/apapacho-jobs/$_" } qw(README.md changelog.gz)),
+                'usr/share/bash-completion/completions/apapacho-jobs', (map { "usr/share/doc/apapacho-jobs/$_" } qw(README.md changelog.gz copyright)),
                 map { s{^packaging/systemd/}{usr/lib/systemd/system/}r } glob('packaging/systemd/*.service packaging/systemd/*.timer'))), 'what is in them');
+    my @copyrights = map { slurp_file($_) } glob("$directory/*/usr/share/doc/*/copyright");
+    is("$copyrights[0]", "$copyrights[1]", 'both have the same copyright file');
+    # It says that there is no licence: whoever adds one changes it.
+    like($copyrights[0], qr/states no licence/, 'which says what the repository says');
+    is_deeply([glob('LICEN[CS]E* COPYING* COPYRIGHT*')], [], 'as long as it has none');
     is(sprintf('%o', (stat("$directory/program/etc/apapacho-jobs/environment"))[2] & 07777), '600', 'a file for passwords is for root only');
     like(slurp_file("$directory/control/control"), qr/^Depends: (?=.*\blibpq5\b)(?=.*\blibcurl).*\blibmicrohttpd/m, 'they depend on what they need');
     is(run_program("$directory/program/usr/bin/apapacho-jobs", '--version'), "apapacho-jobs (apapacho_jobs) $version\n", 'the program runs');

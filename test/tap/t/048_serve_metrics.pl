@@ -149,6 +149,15 @@ subtest 'roles' => sub {
     $node->ask('GRANT SELECT ON "Payout" TO metrics');
     is($failed->(samples($monitor)), '', 'with what the documentation says');
     stop_serve($monitor);
+
+    # What is hidden without an error would be zeros, and an alert.
+    $node->ask('CREATE ROLE bare LOGIN; GRANT EXECUTE ON FUNCTION apapacho_job_status TO bare');
+    my $bare = start_serve({ node => $node, role => 'bare' });
+    $seen = samples($bare);
+    is($failed->($seen), 'deliveries endpoints history latency outbox payouts processes retries', 'a role that may see the jobs alone');
+    is_deeply([grep { /^apapacho_jobs_(?:processes|history_runs)/ } keys %{$seen}], [], 'no wrong numbers');
+    is($seen->{"${prefix}job_scheduled{job=\"payout\"}"}, 1, 'and these');
+    stop_serve($bare);
     $node->ask('DROP TABLE "LedgerEntry", "PayoutItem", "Payout" CASCADE');
     is($failed->(samples($serve)), '', 'a backend without payouts is none that fails');
 };
