@@ -30,7 +30,10 @@
 #define TELL_COUNT 100
 #define TELL_MS 10
 
-/* A call that is answered so much later than it should be: nothing new is begun. */
+/* It calls at the latest after so long; the server ends the session of a program that does not (start_channel.c). */
+#define HEARTBEAT_MS 5000
+
+/* A call that is answered so much later than it should be, or that comes so much later: nothing new is begun. */
 #define FENCE_MS 3000
 
 /* A line of the log when there has been nothing to do for so long, or after so long. */
@@ -50,7 +53,7 @@ typedef struct Start {
     Channel channel;
     Sender sender;
     ExchangeWriter call;
-    bool more;         /* the server has more to send */
+    bool more;         /* the server has more to send at once */
     bool reopens;      /* the publisher is to be opened anew once nothing is on its way */
     bool at_rest;      /* the server has recorded all that was begun */
     int64_t called_ms; /* when it was called last */
@@ -165,6 +168,8 @@ is_call_due(const Start *start)
     const Sender *sender = &start->sender;
     int64_t now = start_clock_ms();
 
+    if (now - start->called_ms >= HEARTBEAT_MS)
+        return true;
     if (is_ending(start) && sender->outcome_count == 0)
         return !start->at_rest && sender_in_flight(sender) == 0 && now - start->called_ms >= TELL_MS;
     if (sender->outcome_count >= TELL_COUNT || (sender->outcome_count > 0 && now - sender->outcomes_since >= TELL_MS))
@@ -229,11 +234,14 @@ take_answer(Start *start)
 
 /* ---- The loop ---- */
 
-/* The server does not answer as it should: it may think us dead. */
+/* The server may think us dead: it does not answer as it should, or this program has stood still. */
 static bool
 is_fenced(const Start *start)
 {
-    return start->channel.pending && start_clock_ms() - start->channel.sent_ms > start->channel.wait_ms + FENCE_MS;
+    const Channel *channel = &start->channel;
+    int64_t silence = start_clock_ms() - start->called_ms;
+
+    return silence > (channel->pending ? channel->wait_ms : HEARTBEAT_MS) + FENCE_MS;
 }
 
 static void
@@ -271,6 +279,7 @@ open_sender(Start *start, PGresult *opened)
     start->more = true;
     start->reopens = false;
     start->at_rest = true;
+    start->called_ms = start_clock_ms();
     start->active_ms = start->logged_ms = start_clock_ms();
     if (!ready)
         start->code = EXIT_FAILED;

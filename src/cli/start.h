@@ -106,7 +106,6 @@ typedef struct Channel {
     Session session;
     bool pending; /* a call has not been answered yet */
     bool is_full; /* the network has not taken all of it */
-    int64_t sent_ms;
     long wait_ms; /* so long the server may take its time with it */
 } Channel;
 

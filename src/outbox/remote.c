@@ -339,17 +339,28 @@ is_at_rest(void)
     return remote.out_count == 0 && remote.publisher.hand->finished_count == 0;
 }
 
+/* Whether the program would get more by asking at once: only what it wanted, or the answer's size, has kept it short.
+ */
+static bool
+has_more(int count)
+{
+    const OutboxHand *hand = remote.publisher.hand;
+
+    for (int i = 0; count > 0 && i < hand->endpoints->count; i++) {
+        if (hand->queues[i].ready_count > 0 && (remote.wants[i] == 0 || remote_has_room(i)))
+            return true;
+    }
+    return false;
+}
+
 /* What the answer says besides the requests. */
 static void
 put_summary(int count)
 {
-    const Publisher *publisher = &remote.publisher;
-    const OutboxHand *hand = publisher->hand;
-    int flags = publisher->stopped ? EXCHANGE_REOPEN : 0;
+    const OutboxHand *hand = remote.publisher.hand;
 
-    if (hand->ready_count > 0 || (!publisher->exhausted && !publisher->stopped))
-        flags |= EXCHANGE_MORE;
-    exchange_set_number(&answer, 0, flags);
+    exchange_set_number(&answer, 0,
+                        (remote.publisher.stopped ? EXCHANGE_REOPEN : 0) | (has_more(count) ? EXCHANGE_MORE : 0));
     exchange_set_number(&answer, 8, is_at_rest());
     exchange_set_number(&answer, 16, hand->delivered_count);
     exchange_set_number(&answer, 24, hand->failed_count);
