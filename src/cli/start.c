@@ -74,6 +74,7 @@ typedef enum Outcome { ENDED, LOST } Outcome;
 
 static volatile sig_atomic_t signals; /* SIGTERM and SIGINT so far */
 static sigset_t signals_before;       /* the mask in which they come */
+static volatile sig_atomic_t at_ease; /* nothing is on its way: a signal ends the program at once */
 
 int64_t
 start_clock_ms(void)
@@ -89,6 +90,8 @@ count_signal(int signal_number)
 {
     (void)signal_number;
     signals++;
+    if (at_ease)
+        _exit(EXIT_DONE);
 }
 
 /* They come while the program waits, and to no thread of an engine's. */
@@ -113,6 +116,30 @@ wait_for(struct pollfd *descriptors, int count, long timeout_ms)
     struct timespec limit = {timeout_ms / 1000, timeout_ms % 1000 * 1000000};
 
     (void)ppoll(descriptors, (nfds_t)count, &limit, &signals_before);
+}
+
+/* Around what waits for the server, with nothing on its way and all output written. */
+static void
+be_at_ease(bool ease)
+{
+    sigset_t stops;
+
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGINT);
+    sigaddset(&stops, SIGTERM);
+    at_ease = ease;
+    sigprocmask(ease ? SIG_UNBLOCK : SIG_BLOCK, &stops, NULL);
+}
+
+static bool
+open_channel(Start *start, PGresult **opened)
+{
+    bool open;
+
+    be_at_ease(true);
+    open = channel_open(&start->channel, &start->overrides, opened, &start->failure);
+    be_at_ease(false);
+    return open;
 }
 
 /* ---- The log ---- */
@@ -291,12 +318,14 @@ static bool
 open_again(Start *start)
 {
     PGresult *opened;
+    bool open;
 
     forget_counts(start);
     sender_close(&start->sender);
-    if (!channel_reopen(&start->channel, &start->overrides, &opened, &start->failure))
-        return false;
-    return open_sender(start, opened);
+    be_at_ease(true);
+    open = channel_reopen(&start->channel, &start->overrides, &opened, &start->failure);
+    be_at_ease(false);
+    return open && open_sender(start, opened);
 }
 
 /* Publishes until the end, or until the connection or the server's publisher is no more. */
@@ -383,7 +412,7 @@ connect_again(Start *start)
         start->failure = (Failure){0};
         connected = false;
         pause_for(pause_ms);
-        if (signals > 0 || !channel_open(&start->channel, &start->overrides, &opened, &start->failure))
+        if (signals > 0 || !open_channel(start, &opened))
             continue;
         start->connected_ms = start_clock_ms();
         message_warning("connected to PostgreSQL again after %.1f s", (double)(start->connected_ms - since) / 1000);
@@ -397,7 +426,7 @@ connect_first(Start *start)
 {
     PGresult *opened;
 
-    if (!channel_open(&start->channel, &start->overrides, &opened, &start->failure)) {
+    if (!open_channel(start, &opened)) {
         start->code = client_fail(&start->failure);
         return false;
     }
