@@ -339,6 +339,7 @@ publish(Start *start)
             if (!open_again(start))
                 return start->code == EXIT_DONE ? LOST : ENDED;
         }
+        sender_pace(&start->sender);
         if (is_ending(start))
             sender_return_queued(&start->sender);
         else if (!is_fenced(start))
