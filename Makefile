@@ -95,6 +95,7 @@ OUTBOX_OBJS = \
 	src/outbox/record.o \
 	src/outbox/redeliver.o \
 	src/outbox/remote.o \
+	src/outbox/remote_open.o \
 	src/outbox/remote_requests.o \
 	src/outbox/request.o \
 	src/outbox/share.o \

@@ -24,7 +24,7 @@ top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 (($# > 0)) || die "usage: test/sandbox.sh COMMAND [ARGUMENT...]"
 
 passed_on=(CC COPT CI KEEP NO_COLOR TERM JOBS SUITE TEST PROVE_JOBS PG_TEST_TIMEOUT_DEFAULT TAP_MINUTES LEDGER_ROUNDS LEDGER_SEED LEDGER_SLOTS
-    CRON_REFERENCE_COUNT CRON_REFERENCE_SEED)
+    CRON_REFERENCE_COUNT CRON_REFERENCE_SEED START_EVENTS)
 
 # A variable of make's command line reaches us in the environment; make's own must not reach the make that we call.
 unset MAKEFLAGS MFLAGS MAKELEVEL MAKEOVERRIDES

@@ -180,8 +180,9 @@ struct MHD_Daemon *
 listen_start(Listen *listen, int socket)
 {
     bool threads = listen_can_wait(listen);
+    /* not epoll: libmicrohttpd's loop waits for more when exactly 128 connections are ready at a time */
     unsigned int flags =
-        threads ? MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD : MHD_USE_EPOLL_INTERNAL_THREAD;
+        threads ? MHD_USE_THREAD_PER_CONNECTION | MHD_USE_INTERNAL_POLLING_THREAD : MHD_USE_POLL_INTERNAL_THREAD;
 
     return MHD_start_daemon(flags, 0, NULL, NULL, handle, listen, MHD_OPTION_LISTEN_SOCKET, socket,
                             MHD_OPTION_NOTIFY_COMPLETED, request_completed, NULL, MHD_OPTION_CONNECTION_TIMEOUT,

@@ -30,7 +30,10 @@
 #define TELL_COUNT 100
 #define TELL_MS 10
 
-/* A call that is answered so much later than it should be: nothing new is begun. */
+/* It calls at the latest after so long; the server ends the session of a program that does not (start_channel.c). */
+#define HEARTBEAT_MS 5000
+
+/* A call that is answered so much later than it should be, or that comes so much later: nothing new is begun. */
 #define FENCE_MS 3000
 
 /* A line of the log when there has been nothing to do for so long, or after so long. */
@@ -50,7 +53,7 @@ typedef struct Start {
     Channel channel;
     Sender sender;
     ExchangeWriter call;
-    bool more;         /* the server has more to send */
+    bool more;         /* the server has more to send at once */
     bool reopens;      /* the publisher is to be opened anew once nothing is on its way */
     bool at_rest;      /* the server has recorded all that was begun */
     int64_t called_ms; /* when it was called last */
@@ -71,6 +74,7 @@ typedef enum Outcome { ENDED, LOST } Outcome;
 
 static volatile sig_atomic_t signals; /* SIGTERM and SIGINT so far */
 static sigset_t signals_before;       /* the mask in which they come */
+static volatile sig_atomic_t at_ease; /* nothing is on its way: a signal ends the program at once */
 
 int64_t
 start_clock_ms(void)
@@ -86,6 +90,8 @@ count_signal(int signal_number)
 {
     (void)signal_number;
     signals++;
+    if (at_ease)
+        _exit(EXIT_DONE);
 }
 
 /* They come while the program waits, and to no thread of an engine's. */
@@ -110,6 +116,30 @@ wait_for(struct pollfd *descriptors, int count, long timeout_ms)
     struct timespec limit = {timeout_ms / 1000, timeout_ms % 1000 * 1000000};
 
     (void)ppoll(descriptors, (nfds_t)count, &limit, &signals_before);
+}
+
+/* Around what waits for the server, with nothing on its way and all output written. */
+static void
+be_at_ease(bool ease)
+{
+    sigset_t stops;
+
+    sigemptyset(&stops);
+    sigaddset(&stops, SIGINT);
+    sigaddset(&stops, SIGTERM);
+    at_ease = ease;
+    sigprocmask(ease ? SIG_UNBLOCK : SIG_BLOCK, &stops, NULL);
+}
+
+static bool
+open_channel(Start *start, PGresult **opened)
+{
+    bool open;
+
+    be_at_ease(true);
+    open = channel_open(&start->channel, &start->overrides, opened, &start->failure);
+    be_at_ease(false);
+    return open;
 }
 
 /* ---- The log ---- */
@@ -165,6 +195,8 @@ is_call_due(const Start *start)
     const Sender *sender = &start->sender;
     int64_t now = start_clock_ms();
 
+    if (now - start->called_ms >= HEARTBEAT_MS)
+        return true;
     if (is_ending(start) && sender->outcome_count == 0)
         return !start->at_rest && sender_in_flight(sender) == 0 && now - start->called_ms >= TELL_MS;
     if (sender->outcome_count >= TELL_COUNT || (sender->outcome_count > 0 && now - sender->outcomes_since >= TELL_MS))
@@ -229,11 +261,14 @@ take_answer(Start *start)
 
 /* ---- The loop ---- */
 
-/* The server does not answer as it should: it may think us dead. */
+/* The server may think us dead: it does not answer as it should, or this program has stood still. */
 static bool
 is_fenced(const Start *start)
 {
-    return start->channel.pending && start_clock_ms() - start->channel.sent_ms > start->channel.wait_ms + FENCE_MS;
+    const Channel *channel = &start->channel;
+    int64_t silence = start_clock_ms() - start->called_ms;
+
+    return silence > (channel->pending ? channel->wait_ms : HEARTBEAT_MS) + FENCE_MS;
 }
 
 static void
@@ -271,6 +306,7 @@ open_sender(Start *start, PGresult *opened)
     start->more = true;
     start->reopens = false;
     start->at_rest = true;
+    start->called_ms = start_clock_ms();
     start->active_ms = start->logged_ms = start_clock_ms();
     if (!ready)
         start->code = EXIT_FAILED;
@@ -282,12 +318,14 @@ static bool
 open_again(Start *start)
 {
     PGresult *opened;
+    bool open;
 
     forget_counts(start);
     sender_close(&start->sender);
-    if (!channel_reopen(&start->channel, &start->overrides, &opened, &start->failure))
-        return false;
-    return open_sender(start, opened);
+    be_at_ease(true);
+    open = channel_reopen(&start->channel, &start->overrides, &opened, &start->failure);
+    be_at_ease(false);
+    return open && open_sender(start, opened);
 }
 
 /* Publishes until the end, or until the connection or the server's publisher is no more. */
@@ -301,6 +339,7 @@ publish(Start *start)
             if (!open_again(start))
                 return start->code == EXIT_DONE ? LOST : ENDED;
         }
+        sender_pace(&start->sender);
         if (is_ending(start))
             sender_return_queued(&start->sender);
         else if (!is_fenced(start))
@@ -374,7 +413,7 @@ connect_again(Start *start)
         start->failure = (Failure){0};
         connected = false;
         pause_for(pause_ms);
-        if (signals > 0 || !channel_open(&start->channel, &start->overrides, &opened, &start->failure))
+        if (signals > 0 || !open_channel(start, &opened))
             continue;
         start->connected_ms = start_clock_ms();
         message_warning("connected to PostgreSQL again after %.1f s", (double)(start->connected_ms - since) / 1000);
@@ -388,7 +427,7 @@ connect_first(Start *start)
 {
     PGresult *opened;
 
-    if (!channel_open(&start->channel, &start->overrides, &opened, &start->failure)) {
+    if (!open_channel(start, &opened)) {
         start->code = client_fail(&start->failure);
         return false;
     }

@@ -48,8 +48,10 @@ typedef struct Route {
     Parcel *first; /* of those that are not on their way yet */
     Parcel **last;
     int queued;
-    int completed; /* since the last call */
-    bool signs;    /* by the environment's secret */
+    int completed; /* since paced_ms */
+    int64_t paced_ms;
+    int ahead;  /* so many more than can be on their way are asked for */
+    bool signs; /* by the environment's secret */
 } Route;
 
 typedef struct Sender {
@@ -72,6 +74,9 @@ void sender_close(Sender *sender);
 /* Takes so many requests of an answer of publisher_step(). False: it cannot be read. */
 bool sender_take(Sender *sender, ExchangeReader *answer, int64_t count);
 
+/* Notes from time to time how fast the receivers are. */
+void sender_pace(Sender *sender);
+
 /* Puts requests on their way while there is room for them. */
 void sender_submit(Sender *sender);
 
@@ -84,13 +89,13 @@ void sender_return_queued(Sender *sender);
 int sender_in_flight(const Sender *sender);
 int sender_queued(const Sender *sender);
 
-/* Whether an endpoint would have room for a request that it has not got. */
+/* Whether an endpoint would have room for a request that it has not got, or will have soon. */
 bool sender_is_hungry(const Sender *sender);
 
 /* How many requests an endpoint is to be given by the next call. */
 int sender_wants(const Sender *sender, int endpoint);
 
-/* The outcomes, and how much is done since the last time, are the server's now. */
+/* The outcomes are the server's now. */
 void sender_outcomes_sent(Sender *sender);
 
 /* Descriptors to wait for, START_MOST_ENDPOINTS at most; *timeout_ms is lowered to what the engines need. */
@@ -106,7 +111,6 @@ typedef struct Channel {
     Session session;
     bool pending; /* a call has not been answered yet */
     bool is_full; /* the network has not taken all of it */
-    int64_t sent_ms;
     long wait_ms; /* so long the server may take its time with it */
 } Channel;
 

@@ -16,13 +16,14 @@ static const char open_sql[] = "CALL apapacho_jobs.publisher_open($1::integer, $
                                "$5::integer, $6::integer, NULL)";
 
 /*
- * A call takes as long as it takes; and the server lets go of the slots of a machine that has vanished within some ten
- * seconds, which is some seconds after this side has given up (channel_set_defaults).
+ * A call takes as long as it takes. The server lets go of the slots of a machine that has vanished within some ten
+ * seconds, which is some seconds after this side has given up (channel_set_defaults), and of those of a program that
+ * stands still after half a minute.
  */
 static const char settings_sql[] =
     "SELECT pg_catalog.set_config(s.name, v.value, false) FROM (VALUES ('statement_timeout', '0'), ('lock_timeout', "
     "'0'),"
-    " ('transaction_timeout', '0'), ('idle_session_timeout', '0'), ('tcp_keepalives_idle', '3'),"
+    " ('transaction_timeout', '0'), ('idle_session_timeout', '30000'), ('tcp_keepalives_idle', '3'),"
     " ('tcp_keepalives_interval', '2'), ('tcp_keepalives_count', '3'), ('tcp_user_timeout', '10000')) AS v (name, "
     "value)"
     " JOIN pg_catalog.pg_settings AS s ON s.name OPERATOR(pg_catalog.=) v.name";
@@ -146,7 +147,6 @@ channel_send(Channel *channel, const ExchangeWriter *call, long wait_ms, Failure
         return false;
     }
     channel->pending = true;
-    channel->sent_ms = start_clock_ms();
     channel->wait_ms = wait_ms;
     return true;
 }

@@ -20,6 +20,7 @@
 #define MOST_HEADERS 100
 #define CONSOLE_LINES 1000 /* in an answer */
 #define MOST_WARNINGS 3
+#define PACE_MS 20
 
 struct Parcel {
     Parcel *next;
@@ -301,8 +302,6 @@ sender_outcomes_sent(Sender *sender)
 {
     exchange_reset(&sender->outcomes);
     sender->outcome_count = 0;
-    for (int i = 0; i < sender->count; i++)
-        sender->routes[i].completed = 0;
 }
 
 /* ---- Sending ---- */
@@ -430,26 +429,44 @@ sender_queued(const Sender *sender)
     return count;
 }
 
+/* Besides what can be on its way at once an endpoint is given what it does in PACE_MS, so that calls are few and there
+ * is always something for a receiver that is fast, and nothing waits for one that is slow. */
+void
+sender_pace(Sender *sender)
+{
+    int64_t now = start_clock_ms();
+
+    for (int i = 0; i < sender->count; i++) {
+        Route *route = &sender->routes[i];
+        int64_t passed = now - route->paced_ms;
+        int64_t pace;
+
+        if (passed < PACE_MS)
+            continue;
+        pace = route->completed * PACE_MS / passed;
+        route->ahead = (int)(pace < route->concurrency ? pace : route->concurrency);
+        route->completed = 0;
+        route->paced_ms = now;
+    }
+}
+
 bool
 sender_is_hungry(const Sender *sender)
 {
     for (int i = 0; i < sender->count; i++) {
         const Route *route = &sender->routes[i];
 
-        if (sender->console || (route->queued == 0 && in_flight(route) < route->concurrency))
+        if (sender->console || (route->queued <= route->ahead / 2 && sender_wants(sender, i) > 0))
             return true;
     }
     return false;
 }
 
-/* Besides what can be on its way at once: as much as was done since the last call, so that there is always something
- * for a receiver that is fast, and nothing waits for one that is slow. */
 int
 sender_wants(const Sender *sender, int endpoint)
 {
     const Route *route = &sender->routes[endpoint];
-    int ahead = route->completed < route->concurrency ? route->completed : route->concurrency;
-    int wants = route->concurrency + ahead - in_flight(route) - route->queued;
+    int wants = route->concurrency + route->ahead - in_flight(route) - route->queued;
 
     if (sender->console)
         return CONSOLE_LINES;

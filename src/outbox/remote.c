@@ -1,29 +1,21 @@
 /*
- * remote.c: publishers on other machines. Runs in the backend of a session that `apapacho-jobs outbox start` has
- * opened.
+ * remote.c: publishers on other machines: what a call does. Runs in the backend of a session that `apapacho-jobs outbox
+ * start` has opened (remote_open.c).
  *
  * All that a publisher decides is decided here, as in a run of the job `outbox` and by the same code: which events are
  * due, in which order, to which endpoints, what an answer means, when to try again. The program only sends. It calls
  * publisher_step() again and again: each call tells what came of earlier requests and takes the next ones; when there
  * are none, it waits a while for commits. Claims and records are transactions of their own in between, so what a call
  * has recorded is durable, and a wait holds no snapshot.
- *
- * What is in hand lives in TopMemoryContext from call to call. The slots (share.h) are the session's: when the program
- * dies, or its machine does and the server notices, they are free.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
-#include "access/xlog.h"
 #include "fmgr.h"
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/interrupt.h"
-#include "storage/ipc.h"
 #include "storage/latch.h"
-#include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
@@ -33,13 +25,9 @@
 #include "outbox/share.h"
 #include "outbox/watch.h"
 #include "server/compat.h"
-#include "server/delivery_settings.h"
-#include "server/seats.h"
 #include "server/settings.h"
-#include "server/user_tables.h"
 #include "server/xact.h"
 
-PG_FUNCTION_INFO_V1(apapacho_publisher_open);
 PG_FUNCTION_INFO_V1(apapacho_publisher_step);
 
 /* So often it looks for events that no commit has told of; more often where commits tell nothing, or where others have
@@ -54,169 +42,10 @@ PG_FUNCTION_INFO_V1(apapacho_publisher_step);
 /* Outcomes are recorded at the latest after so long. */
 #define RECORD_MS 250
 
-/* When the session ends in between: no lock is waited for longer than this until what is known is recorded. */
-#define LAST_LOCK_TIMEOUT "1s"
-
 #define ACTIVITY "apapacho_jobs: publishing by a program elsewhere"
 
-/* In place of a URL that only the program knows. */
-#define UNKNOWN_URL "http://publisher.invalid/"
-
-/* The arguments of publisher_open(). */
-enum { ARG_VERSION, ARG_TYPE, ARG_OWN_URL, ARG_OWN_SECRET, ARG_BATCH_SIZE, ARG_MAX_RETRIES };
-
 RemotePublisher remote;
-static ExchangeWriter answer; /* malloc'ed, used again by each call */
-
-/* ---- Life ---- */
-
-/* Lets go of everything. Outside of a transaction or not. */
-static void
-close_remote(void)
-{
-    for (int i = 0; i < remote.receiver_count; i++)
-        receiver_close(&remote.receivers[i]);
-    share_release();
-    seat_leave();
-    if (remote.context != NULL)
-        MemoryContextDelete(remote.context);
-    memset(&remote, 0, sizeof(remote));
-}
-
-/* For this session only, whatever its role may set. */
-static void
-override(const char *name, const char *value)
-{
-    (void)set_config_option(name, value, PGC_SUSET, PGC_S_SESSION, GUC_ACTION_SET, true, 0, false);
-}
-
-/* What the program has told is not to be sent again. As temporary tables are dropped at this point; an ERROR ends it.
- */
-static void
-record_at_exit(void)
-{
-    AbortOutOfAnyTransaction();
-    override("lock_timeout", LAST_LOCK_TIMEOUT);
-    xact_enter_exit();
-    outbox_record(remote.publisher.hand);
-}
-
-static void
-close_at_exit(int code, Datum argument)
-{
-    int receivers = remote.receiver_count;
-    bool noted = remote.context != NULL && !remote.broken && remote.publisher.hand != NULL &&
-                 remote.publisher.hand->finished_count > 0;
-
-    remote.receiver_count = 0;
-    remote.broken = true; /* first: it is done once */
-    for (int i = 0; i < receivers; i++)
-        receiver_close(&remote.receivers[i]); /* the locks and the seat are let go of by themselves, in that order */
-    if (noted)
-        record_at_exit();
-}
-
-/* An error has come: nothing is in hand any more. The slots stay until the program has heard of it. */
-static void
-break_remote(void)
-{
-    for (int i = 0; i < remote.receiver_count; i++)
-        receiver_close(&remote.receivers[i]);
-    remote.receiver_count = 0;
-    remote.broken = true;
-}
-
-/* What the program's environment says otherwise. */
-static void
-apply_overrides(FunctionCallInfo fcinfo)
-{
-    if (!PG_ARGISNULL(ARG_TYPE))
-        override("apapacho_jobs.outbox_publisher_type", text_to_cstring(PG_GETARG_TEXT_PP(ARG_TYPE)));
-    if (!PG_ARGISNULL(ARG_OWN_URL) && PG_GETARG_BOOL(ARG_OWN_URL))
-        override("apapacho_jobs.outbox_webhook_url", UNKNOWN_URL);
-    if (!PG_ARGISNULL(ARG_BATCH_SIZE))
-        override("apapacho_jobs.outbox_batch_size", psprintf("%d", PG_GETARG_INT32(ARG_BATCH_SIZE)));
-    if (!PG_ARGISNULL(ARG_MAX_RETRIES))
-        override("apapacho_jobs.outbox_max_retries", psprintf("%d", PG_GETARG_INT32(ARG_MAX_RETRIES)));
-}
-
-static void
-forget_secret(char **secret)
-{
-    if (*secret == NULL)
-        return;
-    explicit_bzero(*secret, strlen(*secret));
-    pfree(*secret);
-    *secret = NULL;
-}
-
-static void
-open_receivers(EndpointSet *endpoints)
-{
-    MemoryContext before = MemoryContextSwitchTo(endpoints->context);
-
-    for (int i = 0; i < endpoints->count; i++) {
-        Endpoint *endpoint = endpoints->all[i];
-
-        if (remote.own_secret && strcmp(endpoint->name, OUTBOX_DEFAULT_ENDPOINT) == 0) {
-            forget_secret(&endpoint->secret);
-            forget_secret(&endpoint->previous_secret);
-        }
-        remote.receiver_count++; /* first: whatever happens, it is closed */
-        receiver_open(&remote.receivers[i], endpoint, (ReceiverShare){.seat = remote.publisher.seat, .parts = 1});
-    }
-    MemoryContextSwitchTo(before);
-}
-
-static void
-take_seat(void)
-{
-    remote.publisher.seat = seat_take(1);
-    if (remote.publisher.seat == NO_SEAT)
-        ereport(ERROR, (errcode(ERRCODE_CONFIGURATION_LIMIT_EXCEEDED), errmsg("there are too many publishers")));
-}
-
-/* So that the program hears of it at once. */
-static void
-check_table(void)
-{
-    xact_begin("apapacho_jobs: looking whether there are events");
-    (void)user_table_check(TABLE_OUTBOX_EVENT);
-    xact_commit();
-}
-
-static void
-open_remote(void)
-{
-    HASHCTL tickets = {.keysize = sizeof(int64), .entrysize = sizeof(int64) + sizeof(OutboxTarget *)};
-    bool console = setting_outbox_publisher_type == PUBLISHER_CONSOLE;
-    EndpointSet *endpoints;
-
-    tickets.hcxt = remote.context;
-    remote.settings_at = PgReloadTime;
-    remote.source = MemoryContextStrdup(remote.context, setting_outbox_cloudevents_source);
-    remote.tickets = hash_create("outbox tickets", 256, &tickets, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-    remote.run = (JobRun){.trigger = JOB_TRIGGER_WORK, .arguments = "", .context = remote.scratch};
-    remote.publisher = (Publisher){.run = &remote.run,
-                                   .type = setting_outbox_publisher_type,
-                                   .left = PG_INT64_MAX,
-                                   .seat = NO_SEAT,
-                                   .is_remote = true,
-                                   .parts = 1,
-                                   .has_room = remote_has_room,
-                                   .position = DT_NOBEGIN};
-    check_table();
-    endpoints = endpoints_load(remote.context, console, false);
-    remote.publisher.hand = hand_create(remote.context, endpoints);
-    remote.publisher.endpoints_at = remote.publisher.recorded_at = publisher_clock_ms();
-    take_seat();
-    if (!console) {
-        open_receivers(endpoints);
-        watch_problems(&remote.publisher);
-    }
-}
-
-/* ---- A call ---- */
+ExchangeWriter remote_answer; /* malloc'ed, used again by each call */
 
 static void
 note_stop(void)
@@ -339,21 +168,32 @@ is_at_rest(void)
     return remote.out_count == 0 && remote.publisher.hand->finished_count == 0;
 }
 
+/* Whether the program would get more by asking at once: only what it wanted, or the answer's size, has kept it short.
+ */
+static bool
+has_more(int count)
+{
+    const OutboxHand *hand = remote.publisher.hand;
+
+    for (int i = 0; count > 0 && i < hand->endpoints->count; i++) {
+        if (hand->queues[i].ready_count > 0 && (remote.wants[i] == 0 || remote_has_room(i)))
+            return true;
+    }
+    return false;
+}
+
 /* What the answer says besides the requests. */
 static void
 put_summary(int count)
 {
-    const Publisher *publisher = &remote.publisher;
-    const OutboxHand *hand = publisher->hand;
-    int flags = publisher->stopped ? EXCHANGE_REOPEN : 0;
+    const OutboxHand *hand = remote.publisher.hand;
 
-    if (hand->ready_count > 0 || (!publisher->exhausted && !publisher->stopped))
-        flags |= EXCHANGE_MORE;
-    exchange_set_number(&answer, 0, flags);
-    exchange_set_number(&answer, 8, is_at_rest());
-    exchange_set_number(&answer, 16, hand->delivered_count);
-    exchange_set_number(&answer, 24, hand->failed_count);
-    exchange_set_number(&answer, 32, count);
+    exchange_set_number(&remote_answer, 0,
+                        (remote.publisher.stopped ? EXCHANGE_REOPEN : 0) | (has_more(count) ? EXCHANGE_MORE : 0));
+    exchange_set_number(&remote_answer, 8, is_at_rest());
+    exchange_set_number(&remote_answer, 16, hand->delivered_count);
+    exchange_set_number(&remote_answer, 24, hand->failed_count);
+    exchange_set_number(&remote_answer, 32, count);
 }
 
 static void
@@ -362,9 +202,9 @@ step(ExchangeReader *call)
     double until = remote_read_call(call) + publisher_clock_ms();
     int count = 0;
 
-    exchange_reset(&answer);
+    exchange_reset(&remote_answer);
     for (int i = 0; i < 5; i++)
-        exchange_put_number(&answer, 0); /* put_summary() */
+        exchange_put_number(&remote_answer, 0); /* put_summary() */
     for (;;) {
         long left;
 
@@ -372,7 +212,7 @@ step(ExchangeReader *call)
         note_stop();
         if (is_claim_due())
             claim();
-        count += remote_hand_out(&answer);
+        count += remote_hand_out(&remote_answer);
         record();
         left = (long)(until - publisher_clock_ms());
         if (count > 0 || remote.draining || remote.publisher.stopped || left <= 0 || ConfigReloadPending ||
@@ -382,102 +222,21 @@ step(ExchangeReader *call)
     put_summary(count);
 }
 
-/* ---- The procedures ---- */
-
-/* The value of the procedure's only OUT argument. */
-static Datum
-answer_record(FunctionCallInfo fcinfo)
+Datum
+remote_answer_value(FunctionCallInfo fcinfo)
 {
-    bytea *value = palloc(answer.length + VARHDRSZ);
+    bytea *value = palloc(remote_answer.length + VARHDRSZ);
     Datum values[] = {PointerGetDatum(value)};
     bool nulls[] = {false};
     TupleDesc columns;
 
-    if (answer.failed)
+    if (remote_answer.failed)
         ereport(ERROR, (errcode(ERRCODE_OUT_OF_MEMORY), errmsg("out of memory")));
-    SET_VARSIZE(value, answer.length + VARHDRSZ);
-    memcpy(VARDATA(value), answer.data, answer.length);
+    SET_VARSIZE(value, remote_answer.length + VARHDRSZ);
+    memcpy(VARDATA(value), remote_answer.data, remote_answer.length);
     if (get_call_result_type(fcinfo, NULL, &columns) != TYPEFUNC_COMPOSITE)
         elog(ERROR, "the procedure's result is no record");
     return HeapTupleGetDatum(heap_form_tuple(BlessTupleDesc(columns), values, nulls));
-}
-
-static void
-put_endpoint(const Endpoint *endpoint)
-{
-    exchange_put_text(&answer, endpoint->name);
-    exchange_put_text(&answer, endpoint->url);
-    exchange_put_number(&answer, endpoint->timeout_ms);
-    exchange_put_number(&answer, endpoint->concurrency);
-    exchange_put_text(&answer, endpoint->ca_file);
-    exchange_put_text(&answer, endpoint->client_cert);
-    exchange_put_text(&answer, endpoint->client_key);
-    exchange_put_number(&answer, endpoint->is_trusted);
-}
-
-static void
-describe_publisher(void)
-{
-    const EndpointSet *endpoints = remote.publisher.hand->endpoints;
-
-    exchange_reset(&answer);
-    exchange_put_number(&answer, remote.publisher.type == PUBLISHER_CONSOLE);
-    exchange_put_number(&answer, setting_outbox_fail_on_client_error);
-    exchange_put_number(&answer, setting_outbox_http2);
-    exchange_put_text(&answer, GetConfigOption("apapacho_jobs.outbox_allowed_addresses", false, false));
-    exchange_put_number(&answer, endpoints->count);
-    for (int i = 0; i < endpoints->count; i++)
-        put_endpoint(endpoints->all[i]);
-}
-
-static void
-check_version(FunctionCallInfo fcinfo)
-{
-    if (!PG_ARGISNULL(ARG_VERSION) && PG_GETARG_INT32(ARG_VERSION) == EXCHANGE_VERSION)
-        return;
-    ereport(ERROR, (errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-                    errmsg("the publisher and the extension do not speak the same version of their protocol"),
-                    errdetail("The extension speaks version %d.", EXCHANGE_VERSION),
-                    errhint("Install the program of the same release as the extension.")));
-}
-
-/* apapacho_jobs.publisher_open(version, publisher_type, own_url, own_secret, batch_size, max_retries, OUT answer) */
-Datum
-apapacho_publisher_open(PG_FUNCTION_ARGS)
-{
-    static bool registered = false;
-    MemoryContext caller = CurrentMemoryContext;
-
-    xact_require_call(fcinfo);
-    check_version(fcinfo);
-    if (RecoveryInProgress())
-        ereport(ERROR, (errcode(ERRCODE_READ_ONLY_SQL_TRANSACTION),
-                        errmsg("a standby cannot publish: what becomes of the events could not be recorded")));
-    if (!registered)
-        before_shmem_exit(close_at_exit, (Datum)0);
-    registered = true;
-    close_remote();
-    apply_overrides(fcinfo);
-    remote.context = AllocSetContextCreate(TopMemoryContext, "outbox publisher", ALLOCSET_DEFAULT_SIZES);
-    remote.scratch = AllocSetContextCreate(remote.context, "outbox call", ALLOCSET_DEFAULT_SIZES);
-    remote.own_secret = !PG_ARGISNULL(ARG_OWN_SECRET) && PG_GETARG_BOOL(ARG_OWN_SECRET);
-    xact_leave_call();
-    PG_TRY();
-    {
-        MemoryContextSwitchTo(remote.scratch);
-        open_remote();
-        describe_publisher();
-    }
-    PG_CATCH();
-    {
-        xact_abandon_call();
-        close_remote();
-        PG_RE_THROW();
-    }
-    PG_END_TRY();
-    xact_return_to_call();
-    MemoryContextSwitchTo(caller);
-    return answer_record(fcinfo);
 }
 
 /* apapacho_jobs.publisher_step(call bytea, OUT answer bytea) */
@@ -506,12 +265,12 @@ apapacho_publisher_step(PG_FUNCTION_ARGS)
     {
         outbox_ignore_own_commits(false);
         xact_abandon_call();
-        break_remote();
+        remote_break();
         PG_RE_THROW();
     }
     PG_END_TRY();
     outbox_ignore_own_commits(false);
     xact_return_to_call();
     MemoryContextSwitchTo(caller);
-    return answer_record(fcinfo);
+    return remote_answer_value(fcinfo);
 }

@@ -1,9 +1,11 @@
 /*
- * remote.h: the publisher of a session that a program elsewhere has opened (`apapacho-jobs outbox start`), for the two
+ * remote.h: the publisher of a session that a program elsewhere has opened (`apapacho-jobs outbox start`), for the
  * files that it is made of.
  */
 #ifndef APAPACHO_OUTBOX_REMOTE_H
 #define APAPACHO_OUTBOX_REMOTE_H
+
+#include "fmgr.h"
 
 #include "lib/delivery/exchange.h"
 #include "outbox/publisher.h"
@@ -31,6 +33,13 @@ typedef struct RemotePublisher {
 } RemotePublisher;
 
 extern RemotePublisher remote;
+
+/* What the procedures answer, and its value as their only OUT argument. */
+extern ExchangeWriter remote_answer;
+Datum remote_answer_value(FunctionCallInfo fcinfo);
+
+/* An error has come: nothing is in hand any more. The slots stay until the program has heard of it. */
+void remote_break(void);
 
 /* Reads what a call says: how much is wanted, what came of earlier requests, which is noted. How long to wait, ms. */
 int remote_read_call(ExchangeReader *call);

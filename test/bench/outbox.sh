@@ -345,8 +345,9 @@ cpu_of() {
 }
 
 # elsewhere_round COUNT: prints the rate, and the CPU time of the programs, of their backends and of the receiver, microseconds an event.
+# COUNT 0: the publisher in the server, whose worker counts as a backend.
 elsewhere_round() {
-    local programs=() backends receivers from seconds cpu=()
+    local programs=() backends=() receivers from seconds cpu=()
     ox -c "TRUNCATE \"OutboxEvent\""
     tidy
     for ((i = 1; i <= $1; i++)); do
@@ -361,42 +362,48 @@ elsewhere_round() {
     from=$(now)
     until nothing_pending; do sleep 0.1; done
     seconds=$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')
+    # it waits for more events
+    (($1 > 0)) || mapfile -t backends < <(ox -c "SELECT pid FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker'")
     awk -v n="$events" -v s="$seconds" 'BEGIN { printf "%.1f", n / s }'
     awk -v n="$events" -v a="$(cpu_of "${programs[@]}")" -v b="$(cpu_of "${backends[@]}")" -v c="$(cpu_of "${receivers[@]}")" \
         -v a0="${cpu[0]}" -v b0="${cpu[1]}" -v c0="${cpu[2]}" \
         'BEGIN { printf " %.1f %.1f %.1f\n", (a - a0) / n * 1e6, (b - b0) / n * 1e6, (c - c0) / n * 1e6 }'
-    kill "${programs[@]}"
+    ((${#programs[@]} == 0)) || kill "${programs[@]}"
     wait "${programs[@]}"
 }
 
+# Whether the server itself publishes.
+publish_in_server() {
+    sql -c "ALTER SYSTEM SET apapacho_jobs.enabled = '$1'" -c "SELECT pg_reload_conf()" >"$work/set.log"
+    wait_for 30 "schedulers" bash -c "[[ \$(psql -XqAt -h '$work' -U postgres -d outbox -c \"SELECT count(*) FROM pg_stat_activity
+        WHERE backend_type = 'apapacho_jobs scheduler' AND datname = 'outbox'\") == $2 ]]"
+}
+
 bench_publishers_elsewhere() {
-    local server=() rate=() busy=() count round one
+    local rate=() busy=() count round one server
     local -A elsewhere=()
     start_server
     say "${bold}Publishers elsewhere$plain: $events events with bodies of about 500 bytes, $in_flight in flight for each publisher, $(nproc) processors"
     start_receiver
     create_outbox
     for ((round = 1; round <= rounds; round++)); do
-        server+=("$(a_round)")
-        sql -c "ALTER SYSTEM SET apapacho_jobs.enabled = off" -c "SELECT pg_reload_conf()" >"$work/set.log"
-        set_outbox wake_on_commit on
-        for count in 1 2 4; do
+        wake_on_commit
+        publish_in_server on 1
+        for count in 0 1 2 4; do
             read -r -a rate < <(elsewhere_round "$count")
             elsewhere[$count]+=" ${rate[0]}"
             busy[count]="${rate[*]:1}"
+            ((count > 0)) || publish_in_server off 0
         done
-        set_outbox wake_on_commit off
-        sql -c "ALTER SYSTEM RESET apapacho_jobs.enabled" -c "SELECT pg_reload_conf()" >"$work/set.log"
-        wait_for 20 "the scheduler" bash -c "psql -XqAt -h '$work' -U postgres -d outbox -c \"SELECT 'there' FROM pg_stat_activity
-            WHERE backend_type = 'apapacho_jobs scheduler' AND datname = 'outbox'\" | grep -q there"
-        say "  round $round: in the server ${server[-1]}; elsewhere: ${elsewhere[*]}; load average $(cut -d ' ' -f 1 /proc/loadavg)"
+        say "  round $round: in the server, 1, 2, 4 elsewhere: ${elsewhere[0]##* } ${elsewhere[1]##* } ${elsewhere[2]##* } ${elsewhere[4]##* };" \
+            "load average $(cut -d ' ' -f 1 /proc/loadavg)"
     done
-    line "one publisher in the server, events/s" "$(summary "${server[@]}")"
-    for count in 1 2 4; do
+    for count in 0 1 2 4; do
         read -r -a rate <<<"${elsewhere[$count]}"
-        [[ $count != 1 ]] || one=$(median "${rate[@]}")
-        line "$count elsewhere, events/s" "$(summary "${rate[@]}"), $(ratio "$(median "${rate[@]}")" "$(median "${server[@]}")") of the server's, \
-$(ratio "$(median "${rate[@]}")" "$one") of one"
-        line "  CPU us an event: programs, their backends, receiver" "${busy[count]} (last round)"
+        ((count != 0)) || server=$(median "${rate[@]}")
+        ((count > 1)) || one=$(median "${rate[@]}")
+        line "$( ((count == 0)) && printf 'in the server' || printf '%s elsewhere' "$count"), events/s" "$(summary "${rate[@]}"), \
+$(ratio "$(median "${rate[@]}")" "$server") of the server's, $(ratio "$(median "${rate[@]}")" "$one") of one"
+        line "  CPU us an event: programs, backends, receiver" "${busy[count]} (last round)"
     done
 }

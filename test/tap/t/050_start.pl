@@ -147,7 +147,7 @@ subtest 'who may, and what is refused' => sub {
     $node->ask('CREATE ROLE nobody LOGIN; CREATE ROLE publisher LOGIN;');
     cli_fails({ node => $node, role => 'nobody' }, 1, qr/permission denied for procedure publisher_open/, qw(outbox start));
     $node->ask('GRANT EXECUTE ON PROCEDURE apapacho_jobs.publisher_open, apapacho_jobs.publisher_step TO publisher');
-    my $program = start_cli({ node => $node, role => 'publisher' }, qw(outbox start));
+    my $program = start_cli({ node => $node, role => 'publisher', environment => { OUTBOX_MAX_RETRIES => 7, OUTBOX_BATCH_SIZE => 9 } }, qw(outbox start));
     emit($node, 'Role/1/Granted');
     all_published('a role with the rights to the two procedures publishes');
     stop_publisher($program, 'as that role');
@@ -194,6 +194,14 @@ subtest 'a role, its session and its snapshots' => sub {
     emit($node, 'Role/2/Again');
     all_published('and goes on');
     stop_publisher($program, 'as a role');
+};
+
+subtest 'a signal while it waits for the server' => sub {
+    my $held = $node->hold('OutboxEvent');
+    my $program = start_cli({ node => $node }, qw(outbox start));
+    $node->wait_for(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'apapacho-jobs' AND wait_event_type = 'Lock'}, 'it waits for a lock');
+    stop_publisher($program, 'without an answer');
+    $node->let_go($held);
 };
 
 subtest 'a standby does not publish' => sub {
