@@ -17,18 +17,41 @@
 #include "server/compat.h"
 #include "server/ids.h"
 
-#define MOST_PASSES 4 /* until what others change meanwhile has settled */
-#define PAY_PARAMETERS (RULE_PARAMETERS + 3)
+#define MOST_PASSES 4   /* until what others change meanwhile has settled */
+#define MOST_ITEMS 5000 /* of a transaction, or one creator's: what is locked keeps refunds waiting */
+#define PAY_PARAMETERS (RULE_PARAMETERS + 4)
 
-/* $1 to $9: the rules ({creators}), $10 the end of the period, $11 now, $12 the run. */
+/* The payload of the event of a payout `y`, spec section 5. */
+#define EVENT                                                                                                          \
+    "pg_catalog.jsonb_build_object("                                                                                   \
+    "   'eventId', y.event_id, 'eventType', 'PayoutCalculated', 'occurredAt', " ISO_TIME(                              \
+        "$11") ","                                                                                                     \
+               "   'payout', pg_catalog.jsonb_build_object('id', y.payout_id, 'creatorId', y.creator_id,"              \
+               "    'periodStart', " ISO_TIME("y.period_start") ", 'periodEnd', " ISO_TIME(                            \
+                   "y.period_end") ","                                                                                 \
+                                   "    'currency', 'CLP', 'grossTotal', y.gross_total, 'platformFeeTotal', "          \
+                                   "y.fee_total,"                                                                      \
+                                   "    'adjustmentsTotal', y.carried, 'payoutAmount', y.amount),"                     \
+                                   "   'config', pg_catalog.jsonb_build_object('minPayoutClp', $4, 'holdDays', $5),"   \
+                                   "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL)"
+
+/*
+ * $1 to $9: the rules ({creators}), $10 the end of the period, $11 now, $12 the run, $13 how many items those may have
+ * whom the creators that come after are left for later.
+ */
 static const char pay_sql[] =
-    "WITH creator AS MATERIALIZED ({creators}),"
+    "WITH creator AS MATERIALIZED (SELECT y.*, y.is_payable AND pg_catalog.sum(CASE WHEN y.is_payable THEN y.eligible "
+    "END)"
+    "   OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) >= $13 AS is_later"
+    "  FROM (SELECT y.*, y.reason IS NULL OR y.reason = 'ERROR' AS is_payable FROM ({creators}) AS y) AS y),"
     " decided AS MATERIALIZED ("
     "  SELECT y.*, s.*, j.*, (s.sum + j.carried)::bigint AS amount, apapacho_jobs.uuid_v7() AS payout_id,"
     "   apapacho_jobs.uuid_v7() AS event_id, COALESCE(y.last_end, s.first_at, $10) AS period_start,"
     "   GREATEST($10, y.last_end) AS period_end,"
     "   COALESCE(s.sum + j.carried >= $4 AND s.sum + j.carried > 0, false) AS is_paid"
-    "  FROM creator AS y LEFT JOIN LATERAL ("
+    "  FROM (SELECT y.*, y.is_payable AND NOT y.needs_sweep AND y.is_later IS NOT TRUE AS is_summed FROM creator AS y) "
+    "AS y"
+    "   LEFT JOIN LATERAL ("
     "   SELECT COALESCE(pg_catalog.sum(l.gross), 0)::bigint AS gross_total,"
     "    COALESCE(pg_catalog.sum(l.fee), 0)::bigint AS fee_total, COALESCE(pg_catalog.sum(l.amount), 0) AS sum,"
     "    pg_catalog.min(l.occurred_at) AS first_at, COALESCE(pg_catalog.array_agg(l.id), ARRAY[]::text[]) AS ids,"
@@ -36,11 +59,10 @@ static const char pay_sql[] =
     "   FROM (SELECT t.\"id\" AS id, t.\"grossAmount\" AS gross, t.\"platformFeeAmount\" AS fee,"
     "     t.\"creatorPayableAmount\" AS amount, t.\"occurredAt\" AS occurred_at"
     "     FROM {Transaction} AS t WHERE t.\"creatorId\" = y.creator_id AND {eligible} AND t.\"occurredAt\" >= y.oldest"
-    "      AND t.\"status\"::text = 'SUCCEEDED' AND NOT EXISTS (SELECT FROM apapacho_jobs.payout_claim AS k"
-    "       WHERE k.transaction_id = t.\"id\" OFFSET 0)"
+    "      AND t.\"status\" = 'SUCCEEDED' AND (NOT y.is_mixed OR NOT EXISTS (SELECT FROM apapacho_jobs.payout_claim"
+    "       AS k WHERE k.transaction_id = t.\"id\" OFFSET 0))"
     "     ORDER BY t.\"occurredAt\" FOR SHARE OF t) AS l"
-    "   WHERE (y.reason IS NULL OR y.reason = 'ERROR') AND NOT y.needs_sweep"
-    "   HAVING (y.reason IS NULL OR y.reason = 'ERROR') AND NOT y.needs_sweep) AS s ON true"
+    "   WHERE y.is_summed HAVING y.is_summed) AS s ON true"
     "   LEFT JOIN LATERAL ("
     "   SELECT COALESCE(pg_catalog.sum(l.amount), 0)::bigint AS carried, pg_catalog.array_agg(l.id) AS adjustment_ids"
     "   FROM (SELECT a.id, a.amount FROM apapacho_jobs.payout_adjustment AS a WHERE a.creator_id = y.creator_id"
@@ -48,9 +70,8 @@ static const char pay_sql[] =
     " payout AS ("
     "  INSERT INTO {Payout} (\"id\", \"creatorId\", \"periodStart\", \"periodEnd\", \"currency\", \"grossTotal\","
     "   \"platformFeeTotal\", \"adjustmentsTotal\", \"payoutAmount\", \"status\", \"createdAt\", \"updatedAt\")"
-    "  SELECT y.payout_id, y.creator_id, y.period_start, y.period_end, 'CLP', y.gross_total, y.fee_total, y.carried, "
-    "y.amount,"
-    "   'CALCULATED'::{PayoutStatus}, $11, $11 FROM decided AS y WHERE y.is_paid RETURNING 1),"
+    "  SELECT y.payout_id, y.creator_id, y.period_start, y.period_end, 'CLP', y.gross_total, y.fee_total, y.carried,"
+    "   y.amount, 'CALCULATED'::{PayoutStatus}, $11, $11 FROM decided AS y WHERE y.is_paid RETURNING 1),"
     " item AS ("
     "  INSERT INTO {PayoutItem} (\"id\", \"payoutId\", \"transactionId\", \"amount\", \"createdAt\")"
     "  SELECT apapacho_jobs.uuid_v7(), y.payout_id, u.id, u.amount, $11"
@@ -70,35 +91,17 @@ static const char pay_sql[] =
     "  INSERT INTO apapacho_jobs.payout_origin (payout_id, run_id) SELECT y.payout_id, $12 FROM decided AS y"
     "  WHERE y.is_paid),"
     " event AS ("
-    "  INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\","
-    "   \"createdAt\")"
-    "  SELECT y.event_id, 'Payout', y.payout_id, 'PayoutCalculated', pg_catalog.jsonb_build_object("
-    "   'eventId', y.event_id, 'eventType', 'PayoutCalculated', 'occurredAt', " ISO_TIME(
-        "$11") ","
-               "   'payout', pg_catalog.jsonb_build_object('id', y.payout_id, 'creatorId', y.creator_id,"
-               "    'periodStart', " ISO_TIME("y.period_start") ", 'periodEnd', " ISO_TIME(
-                   "y.period_end") ", 'currency', 'CLP',"
-                                   "    'grossTotal', y.gross_total, 'platformFeeTotal', y.fee_total, "
-                                   "'adjustmentsTotal', "
-                                   "y.carried,"
-                                   "    'payoutAmount', y.amount),"
-                                   "   'config', pg_catalog.jsonb_build_object('minPayoutClp', $4, 'holdDays', $5),"
-                                   "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL), "
-                                   "$11"
-                                   "  FROM decided AS y WHERE y.is_paid RETURNING 1)"
-                                   " SELECT y.creator_id, y.reason, y.needs_sweep, CASE WHEN y.is_paid THEN "
-                                   "y.payout_id END, "
-                                   "y.unpaid, y.eligible,"
-                                   "  y.payable::text, y.held, y.held_amount::text, y.adjustments::text, y.next_at, "
-                                   "y.next_release_at, y.oldest,"
-                                   "  y.oldest_left, c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM "
-                                   "payout)"
-                                   "   OR c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM event)"
-                                   "   OR c.items OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item)"
-                                   " FROM decided AS y CROSS JOIN (SELECT pg_catalog.count(*) AS paid,"
-                                   "  COALESCE(pg_catalog.sum(pg_catalog.cardinality(d.ids)), 0) AS items FROM decided "
-                                   "AS d "
-                                   "WHERE d.is_paid) AS c";
+    "  INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", "
+    "\"createdAt\")"
+    "  SELECT y.event_id, 'Payout', y.payout_id, 'PayoutCalculated', " EVENT ", $11"
+    "  FROM decided AS y WHERE y.is_paid RETURNING 1)"
+    " SELECT y.creator_id, y.reason, y.needs_sweep, CASE WHEN y.is_paid THEN y.payout_id END, y.unpaid, y.eligible,"
+    "  y.payable::text, y.held, y.held_amount::text, y.adjustments::text, y.next_at, y.next_release_at, y.oldest,"
+    "  y.oldest_left, c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM payout)"
+    "   OR c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM event)"
+    "   OR c.items OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item), y.is_later, y.since"
+    " FROM decided AS y CROSS JOIN (SELECT pg_catalog.count(*) AS paid,"
+    "  COALESCE(pg_catalog.sum(pg_catalog.cardinality(d.ids)), 0) AS items FROM decided AS d WHERE d.is_paid) AS c";
 
 /* What is known of a creator after a pass, as payout_reason keeps it. */
 typedef struct Finding {
@@ -332,10 +335,12 @@ pay_once(const PayoutRules *rules, const char *run_id, char **ids, const Timesta
     payout_rule_parameters(rules, ids, sinces, count, types, values, nulls);
     types[RULE_PARAMETERS] = types[RULE_PARAMETERS + 1] = TIMESTAMPOID;
     types[RULE_PARAMETERS + 2] = TEXTOID;
-    nulls[RULE_PARAMETERS] = nulls[RULE_PARAMETERS + 1] = nulls[RULE_PARAMETERS + 2] = ' ';
+    types[RULE_PARAMETERS + 3] = INT4OID;
+    memset(nulls + RULE_PARAMETERS, ' ', PAY_PARAMETERS - RULE_PARAMETERS);
     values[RULE_PARAMETERS] = TimestampGetDatum(rules->now);
     values[RULE_PARAMETERS + 1] = TimestampGetDatum(payout_now());
     values[RULE_PARAMETERS + 2] = CStringGetTextDatum(run_id);
+    values[RULE_PARAMETERS + 3] = Int32GetDatum(MOST_ITEMS);
     rows = spi_run(payout_sql(pay_sql), PAY_PARAMETERS, types, values, nulls, false, 0);
     *sweep = false;
     if (rows > 0 && row_bool(0, 15))
@@ -345,6 +350,11 @@ pay_once(const PayoutRules *rules, const char *run_id, char **ids, const Timesta
     for (uint64 row = 0; row < rows; row++) {
         bool is_paid = !spi_is_null(row, 4);
 
+        if (row_bool(row, 16)) {
+            figures->later[figures->later_count] = spi_text(row, 1);
+            figures->later_since[figures->later_count++] = row_time(row, 17, DT_NOBEGIN);
+            continue;
+        }
         if (row_bool(row, 3) || (!is_paid && spi_is_null(row, 2))) {
             /* to be swept first; or what it was to be paid has changed meanwhile */
             *sweep = *sweep || row_bool(row, 3);
@@ -389,6 +399,8 @@ payout_pay(const PayoutRules *rules, const char *run_id, char **ids, const Times
            PayFigures *figures)
 {
     memset(figures, 0, sizeof(*figures));
+    figures->later = palloc(sizeof(char *) * Max(count, 1));
+    figures->later_since = palloc(sizeof(Timestamp) * Max(count, 1));
     PG_TRY();
     {
         payout_paying = true;
