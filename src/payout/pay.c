@@ -16,10 +16,12 @@
 #include "payout/internal.h"
 #include "server/compat.h"
 #include "server/ids.h"
+#include "server/settings.h"
 
 #define MOST_PASSES 4   /* until what others change meanwhile has settled */
 #define MOST_ITEMS 5000 /* of a transaction, or one creator's: what is locked keeps refunds waiting */
 #define PAY_PARAMETERS (RULE_PARAMETERS + 4)
+#define FEW 16 /* creators for whom a statement takes longer to be planned than to be done */
 
 /* The payload of the event of a payout `y`, spec section 5. */
 #define EVENT                                                                                                          \
@@ -59,7 +61,8 @@ static const char pay_sql[] =
     "   FROM (SELECT t.\"id\" AS id, t.\"grossAmount\" AS gross, t.\"platformFeeAmount\" AS fee,"
     "     t.\"creatorPayableAmount\" AS amount, t.\"occurredAt\" AS occurred_at"
     "     FROM {Transaction} AS t WHERE t.\"creatorId\" = y.creator_id AND {eligible} AND t.\"occurredAt\" >= y.oldest"
-    "      AND t.\"status\" = 'SUCCEEDED' AND (NOT y.is_mixed OR NOT EXISTS (SELECT FROM apapacho_jobs.payout_claim"
+    "      AND t.\"status\"::text = 'SUCCEEDED' AND (NOT y.is_mixed OR NOT EXISTS (SELECT FROM "
+    "apapacho_jobs.payout_claim"
     "       AS k WHERE k.transaction_id = t.\"id\" OFFSET 0))"
     "     ORDER BY t.\"occurredAt\" FOR SHARE OF t) AS l"
     "   WHERE y.is_summed HAVING y.is_summed) AS s ON true"
@@ -157,6 +160,15 @@ static const char begin_run_sql[] = "INSERT INTO apapacho_jobs.payout_run (id, j
                                     " period_start, period_end, time_zone, forced, complete)"
                                     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
+/* Does a statement for so many creators: with a plan that is kept, if they are few, as those who cannot be paid are. */
+static uint64
+run_for_creators(int count, const char *sql, int parameters, Oid *types, Datum *values, const char *nulls)
+{
+    if (count <= FEW)
+        return payout_run_kept(setting_schema, sql, parameters, types, values, nulls);
+    return spi_run(payout_sql(sql), parameters, types, values, nulls, false, 0);
+}
+
 static Datum
 array_of_datums(Datum *values, bool *nulls, int count, Oid type, int width, bool by_value, char align)
 {
@@ -232,7 +244,7 @@ close_rows(const char *run_id, Finding *findings, int count)
     int opened = 0;
 
     finding_parameters(findings, count, types, values);
-    (void)spi_run(compare_sql, KEEP_PARAMETERS - 1, types, values, NULL, false, 0);
+    (void)run_for_creators(count, compare_sql, KEEP_PARAMETERS - 1, types, values, NULL);
     for (int i = 0; i < count; i++) {
         bool exists = row_bool(i, 1);
 
@@ -247,7 +259,7 @@ close_rows(const char *run_id, Finding *findings, int count)
         Oid close_types[] = {TEXTARRAYOID, TEXTOID};
         Datum close_values[] = {payout_text_array(closed, closed_count), CStringGetTextDatum(run_id)};
 
-        (void)spi_run(close_sql, 2, close_types, close_values, NULL, false, 0);
+        (void)run_for_creators(closed_count, close_sql, 2, close_types, close_values, NULL);
     }
     return opened;
 }
@@ -266,7 +278,7 @@ keep_findings(const char *run_id, Finding *findings, int count)
     finding_parameters(findings, count, types, values);
     types[KEEP_PARAMETERS - 1] = TEXTOID;
     values[KEEP_PARAMETERS - 1] = CStringGetTextDatum(run_id);
-    (void)spi_run(open_sql, KEEP_PARAMETERS, types, values, NULL, false, 0);
+    (void)run_for_creators(count, open_sql, KEEP_PARAMETERS, types, values, NULL);
 }
 
 static Timestamp
@@ -341,7 +353,7 @@ pay_once(const PayoutRules *rules, const char *run_id, char **ids, const Timesta
     values[RULE_PARAMETERS + 1] = TimestampGetDatum(payout_now());
     values[RULE_PARAMETERS + 2] = CStringGetTextDatum(run_id);
     values[RULE_PARAMETERS + 3] = Int32GetDatum(MOST_ITEMS);
-    rows = spi_run(payout_sql(pay_sql), PAY_PARAMETERS, types, values, nulls, false, 0);
+    rows = run_for_creators(count, pay_sql, PAY_PARAMETERS, types, values, nulls);
     *sweep = false;
     if (rows > 0 && row_bool(0, 15))
         ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
@@ -427,7 +439,7 @@ payout_keep_error(const PayoutRules *rules, const char *run_id, char *id, const 
     Finding found;
 
     payout_rule_parameters(rules, &id, NULL, 1, types, values, nulls);
-    if (spi_run(payout_sql(look_sql), RULE_PARAMETERS, types, values, nulls, true, 1) == 0)
+    if (run_for_creators(1, look_sql, RULE_PARAMETERS, types, values, nulls) == 0)
         return;
     read_finding(0, &found);
     found.reason = "ERROR";
