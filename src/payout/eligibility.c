@@ -78,7 +78,7 @@ const char payout_held_sql[] = "t.\"currency\" = 'CLP' AND t.\"occurredAt\" > $3
     "      AND t.\"status\"::text = ANY ('{REFUNDED,CHARGEDBACK}') AS is_reversed"                                     \
     "    FROM (SELECT t.\"id\", t.\"status\", t.\"currency\", t.\"occurredAt\", t.\"grossAmount\","                    \
     "      t.\"platformFeeAmount\", t.\"creatorPayableAmount\","                                                       \
-    "      (SELECT k.payout_id FROM apapacho_jobs.payout_claim AS k WHERE k.transaction_id = t.\"id\""                 \
+    "      (SELECT k.payout_id FROM apapacho_jobs.payout_claim AS k WHERE k.transaction_id = t.\"id\" COLLATE \"C\""   \
     "       AND k.payout_id <> ALL (h.recalled)) AS payout_id"                                                         \
     "     FROM {Transaction} AS t WHERE t.\"creatorId\" = c.\"id\" AND t.\"occurredAt\" >= w.since OFFSET 0) AS t"     \
     "    OFFSET 0) AS t)"                                                                                              \
@@ -99,8 +99,8 @@ const char payout_held_sql[] = "t.\"currency\" = 'CLP' AND t.\"occurredAt\" > $3
     "     FROM apapacho_jobs.payout_adjustment AS a WHERE a.creator_id = c.\"id\" GROUP BY a.transaction_id) AS n"     \
     "    LEFT JOIN LATERAL (SELECT t.\"status\"::text AS status, (SELECT i.\"amount\" FROM"                            \
     "       apapacho_jobs.payout_claim AS k JOIN {PayoutItem} AS i ON i.\"payoutId\" = k.payout_id"                    \
-    "        AND i.\"transactionId\" = k.transaction_id"                                                               \
-    "       WHERE k.transaction_id = t.\"id\" AND k.payout_id <> ALL (h.recalled)) AS amount"                          \
+    "        AND i.\"transactionId\" = t.\"id\""                                                                       \
+    "       WHERE k.transaction_id = t.\"id\" COLLATE \"C\" AND k.payout_id <> ALL (h.recalled)) AS amount"            \
     "     FROM {Transaction} AS t WHERE t.\"id\" = n.transaction_id) AS k ON true) AS g) AS b"
 
 /*

@@ -40,8 +40,8 @@ static const char lock_payouts_sql[] =
 static const char release_sql[] =
     "DELETE FROM apapacho_jobs.payout_claim AS c USING (SELECT l.tid FROM"
     "  ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS u (t, p) CROSS JOIN LATERAL"
-    "   (SELECT k.ctid AS tid FROM apapacho_jobs.payout_claim AS k WHERE k.transaction_id = u.t AND k.payout_id = u.p"
-    "    OFFSET 0) AS l) AS d WHERE c.ctid = d.tid RETURNING c.transaction_id";
+    "   (SELECT k.ctid AS tid FROM apapacho_jobs.payout_claim AS k WHERE k.transaction_id = u.t COLLATE \"C\""
+    "     AND k.payout_id = u.p OFFSET 0) AS l) AS d WHERE c.ctid = d.tid RETURNING c.transaction_id";
 
 /* Where the tables had a transaction in two live payouts before there were guards, the other one has it from now on. */
 static const char inherit_sql[] =

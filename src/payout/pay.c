@@ -63,7 +63,7 @@ static const char pay_sql[] =
     "     FROM {Transaction} AS t WHERE t.\"creatorId\" = y.creator_id AND {eligible} AND t.\"occurredAt\" >= y.oldest"
     "      AND t.\"status\"::text = 'SUCCEEDED' AND (NOT y.is_mixed OR NOT EXISTS (SELECT FROM "
     "apapacho_jobs.payout_claim"
-    "       AS k WHERE k.transaction_id = t.\"id\" OFFSET 0))"
+    "       AS k WHERE k.transaction_id = t.\"id\" COLLATE \"C\" OFFSET 0))"
     "     ORDER BY t.\"occurredAt\" FOR SHARE OF t) AS l"
     "   WHERE y.is_summed HAVING y.is_summed) AS s ON true"
     "   LEFT JOIN LATERAL ("

@@ -36,7 +36,8 @@ typedef struct PayoutRow {
 
 static const char release_claims_sql[] =
     "DELETE FROM apapacho_jobs.payout_claim AS c WHERE c.payout_id = $1 AND c.transaction_id = ANY (ARRAY"
-    " (SELECT i.\"transactionId\" FROM {PayoutItem} AS i WHERE i.\"payoutId\" = $1)) RETURNING c.transaction_id";
+    " (SELECT i.\"transactionId\" COLLATE \"C\" FROM {PayoutItem} AS i WHERE i.\"payoutId\" = $1))"
+    " RETURNING c.transaction_id";
 static const char claim_again_sql[] = "INSERT INTO apapacho_jobs.payout_claim (transaction_id, payout_id)"
                                       " SELECT i.\"transactionId\", $1 FROM {PayoutItem} AS i WHERE i.\"payoutId\" = "
                                       "$1 ORDER BY i.\"transactionId\" COLLATE \"C\"";
