@@ -104,6 +104,7 @@ OUTBOX_OBJS = \
 
 PAYOUT_OBJS = \
 	src/payout/calculation.o \
+	src/payout/claims.o \
 	src/payout/discovery.o \
 	src/payout/divide.o \
 	src/payout/eligibility.o \

@@ -44,6 +44,26 @@ SELECT apapacho_run_job('payout');
 SELECT count(*) FROM "Payout";
 DROP TRIGGER broken ON "Payout";
 
+-- all of them fail by one and the same error: no more is tried than it takes to know that each does
+CREATE SEQUENCE tried;
+CREATE FUNCTION count_tries() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM nextval('public.tried'); RETURN NULL; END $$;
+CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_ARGV[0] = '42883' THEN PERFORM no_such_function(); ELSE RAISE unique_violation; END IF;
+END $$;
+CREATE TRIGGER count_tries BEFORE INSERT ON "Payout" FOR EACH STATEMENT EXECUTE FUNCTION count_tries();
+CREATE TRIGGER refuse BEFORE INSERT ON "Payout" FOR EACH ROW EXECUTE FUNCTION refuse('42883');
+SELECT figures(apapacho_run_job('payout'));
+SELECT last_value AS tried FROM tried;
+DROP TRIGGER refuse ON "Payout";
+CREATE TRIGGER refuse BEFORE INSERT ON "Payout" FOR EACH ROW EXECUTE FUNCTION refuse('23505');
+ALTER SEQUENCE tried RESTART;
+SELECT figures(apapacho_run_job('payout'));
+SELECT last_value AS tried FROM tried;
+DROP TRIGGER refuse ON "Payout";
+DROP TRIGGER count_tries ON "Payout";
+SELECT sqlstate, count(*) FROM apapacho_jobs.payout_not_paid WHERE run_id = (SELECT max(id) FROM apapacho_jobs.payout_run) GROUP BY 1;
+
 -- row security that hides what is paid already: an error, not another payout
 ALTER TABLE "PayoutItem" ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
 CREATE ROLE regress_payout_owner;
@@ -87,4 +107,5 @@ SELECT figures(apapacho_run_job('retry'));
 
 SET client_min_messages = warning;
 TRUNCATE "OutboxEvent", "PayoutItem", "Payout", "Transaction", "Creator" CASCADE;
-DROP FUNCTION figures(jsonb), clear(), suppress(), broken(), in_the_way();
+DROP FUNCTION figures(jsonb), clear(), suppress(), broken(), in_the_way(), count_tries(), refuse();
+DROP SEQUENCE tried;

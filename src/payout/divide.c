@@ -67,59 +67,85 @@ attempt(const PayoutWork *work, char **ids, int count)
     return error;
 }
 
-/* Whether the error concerns all, whatever the rows: then no row at all runs into it too. */
+/* What is being divided: one batch. */
+typedef struct Division {
+    const PayoutWork *work;
+    int not_of_all; /* the error that has been found not to concern all; 0: none */
+} Division;
+
+/* Whether the error concerns all, whatever the rows: then no row at all runs into it too. Asked once for a batch. */
 static bool
-concerns_all(const PayoutWork *work, const ErrorData *error)
+concerns_all(Division *division, const ErrorData *error)
 {
     Blame to_blame = blame(error->sqlerrcode);
     ErrorData *without_rows;
 
     if (to_blame != BLAME_UNCLEAR)
         return to_blame == BLAME_ALL;
-    without_rows = attempt(work, NULL, 0);
-    if (without_rows != NULL)
+    if (error->sqlerrcode == division->not_of_all)
+        return false;
+    without_rows = attempt(division->work, NULL, 0);
+    if (without_rows != NULL) {
         FreeErrorData(without_rows);
-    return without_rows != NULL;
+        return true;
+    }
+    division->not_of_all = error->sqlerrcode;
+    return false;
 }
 
 /*
- * Whether another try may see what this one ran into. What somebody else has put into a payout meanwhile is a duplicate
- * key at first.
+ * How often to try, since another try may see what this one ran into. What somebody else has put into a payout
+ * meanwhile is a duplicate key at first; a part of a batch that had one is another try as it is, unless it is the last.
  */
-static bool
-is_conflict(int sqlstate)
+static int
+attempts(int sqlstate, bool is_part, int count)
 {
-    return sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE || sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED ||
-           sqlstate == ERRCODE_UNIQUE_VIOLATION;
+    if (sqlstate == ERRCODE_T_R_SERIALIZATION_FAILURE || sqlstate == ERRCODE_T_R_DEADLOCK_DETECTED)
+        return CONFLICT_ATTEMPTS;
+    return sqlstate == ERRCODE_UNIQUE_VIOLATION && (!is_part || count == 1) ? CONFLICT_ATTEMPTS : 1;
+}
+
+/* One that cannot be done: told and kept. */
+static void
+give_up(const PayoutWork *work, char *id, const ErrorData *error)
+{
+    ereport(WARNING, (errcode(error->sqlerrcode), errmsg("%s \"%s\": %s", work->failure, id, error->message),
+                      errdetail_log("SQLSTATE %s", unpack_sql_state(error->sqlerrcode)), errhidestmt(true),
+                      errhidecontext(true)));
+    if (work->failed != NULL)
+        work->failed(work->state, id, error);
+}
+
+static int
+divide(Division *division, char **ids, int count, bool is_part)
+{
+    ErrorData *error;
+
+    for (int tries = 1;; tries++) {
+        error = attempt(division->work, ids, count);
+        if (error == NULL)
+            return 0;
+        if (tries >= attempts(error->sqlerrcode, is_part, count))
+            break;
+        FreeErrorData(error);
+        CHECK_FOR_INTERRUPTS();
+    }
+    if (concerns_all(division, error))
+        ReThrowError(error);
+
+    if (count == 1)
+        give_up(division->work, ids[0], error);
+    FreeErrorData(error);
+    if (count == 1)
+        return 1;
+    CHECK_FOR_INTERRUPTS();
+    return divide(division, ids, count / 2, true) + divide(division, ids + count / 2, count - count / 2, true);
 }
 
 int
 payout_divide(const PayoutWork *work, char **ids, int count)
 {
-    ErrorData *error;
+    Division division = {.work = work};
 
-    for (int tries = 1;; tries++) {
-        error = attempt(work, ids, count);
-        if (error == NULL)
-            return 0;
-        if (tries == CONFLICT_ATTEMPTS || !is_conflict(error->sqlerrcode))
-            break;
-        FreeErrorData(error);
-        CHECK_FOR_INTERRUPTS();
-    }
-    if (concerns_all(work, error))
-        ReThrowError(error);
-
-    if (count == 1) {
-        ereport(WARNING, (errcode(error->sqlerrcode), errmsg("%s \"%s\": %s", work->failure, ids[0], error->message),
-                          errdetail_log("SQLSTATE %s", unpack_sql_state(error->sqlerrcode)), errhidestmt(true),
-                          errhidecontext(true)));
-        if (work->failed != NULL)
-            work->failed(work->state, ids[0], error);
-        FreeErrorData(error);
-        return 1;
-    }
-    FreeErrorData(error);
-    CHECK_FOR_INTERRUPTS();
-    return payout_divide(work, ids, count / 2) + payout_divide(work, ids + count / 2, count - count / 2);
+    return divide(&division, ids, count, false);
 }

@@ -32,6 +32,10 @@ PG_FUNCTION_INFO_V1(apapacho_payout_preview);
 /* Numeric constants: the limits of the columns that the sums are written to. */
 #define BIGINT_RANGE "(-9223372036854775808) AND 9223372036854775807"
 #define IN_RANGE(expression) expression " BETWEEN " BIGINT_RANGE
+#define AMOUNTS_IN_RANGE                                                                                               \
+    IN_RANGE("y.total")                                                                                                \
+    " AND " IN_RANGE("y.payable") " AND " IN_RANGE("y.adjustments") " AND " IN_RANGE("y.gross") " AND " IN_RANGE(      \
+        "y.fee")
 
 const char payout_eligible_sql[] = "t.\"currency\" = 'CLP' AND t.\"occurredAt\" <= $3";
 const char payout_held_sql[] = "t.\"currency\" = 'CLP' AND t.\"occurredAt\" > $3";
@@ -50,30 +54,34 @@ const char payout_held_sql[] = "t.\"currency\" = 'CLP' AND t.\"occurredAt\" > $3
 
 /*
  * The transactions of `c` since then, with the payout that holds each. Of what is reversed and was paid, `fresh` is
- * what has not been adjusted yet.
+ * what has not been adjusted yet. Each OFFSET 0 has what is below computed once for a row.
  */
 #define TRANSACTIONS                                                                                                   \
     "(SELECT pg_catalog.count(*) FILTER (WHERE t.is_unpaid) AS unpaid,"                                                \
-    "  pg_catalog.count(*) FILTER (WHERE t.is_unpaid AND {eligible}) AS eligible,"                                     \
-    "  COALESCE(pg_catalog.sum(t.\"grossAmount\") FILTER (WHERE t.is_unpaid AND {eligible}), 0) AS gross,"             \
-    "  COALESCE(pg_catalog.sum(t.\"platformFeeAmount\") FILTER (WHERE t.is_unpaid AND {eligible}), 0) AS fee,"         \
-    "  COALESCE(pg_catalog.sum(t.\"creatorPayableAmount\") FILTER (WHERE t.is_unpaid AND {eligible}), 0) AS payable,"  \
-    "  pg_catalog.count(*) FILTER (WHERE t.is_unpaid AND {held}) AS held,"                                             \
-    "  COALESCE(pg_catalog.sum(t.\"creatorPayableAmount\") FILTER (WHERE t.is_unpaid AND {held}), 0) AS held_amount,"  \
-    "  pg_catalog.min(t.\"occurredAt\") FILTER (WHERE t.is_unpaid AND {held}) AS oldest_held,"                         \
+    "  pg_catalog.count(*) FILTER (WHERE t.is_eligible) AS eligible,"                                                  \
+    "  COALESCE(pg_catalog.sum(t.\"grossAmount\") FILTER (WHERE t.is_eligible), 0) AS gross,"                          \
+    "  COALESCE(pg_catalog.sum(t.\"platformFeeAmount\") FILTER (WHERE t.is_eligible), 0) AS fee,"                      \
+    "  COALESCE(pg_catalog.sum(t.\"creatorPayableAmount\") FILTER (WHERE t.is_eligible), 0) AS payable,"               \
+    "  pg_catalog.count(*) FILTER (WHERE t.is_held) AS held,"                                                          \
+    "  COALESCE(pg_catalog.sum(t.\"creatorPayableAmount\") FILTER (WHERE t.is_held), 0) AS held_amount,"               \
+    "  pg_catalog.min(t.\"occurredAt\") FILTER (WHERE t.is_held) AS oldest_held,"                                      \
     "  pg_catalog.min(t.\"occurredAt\") FILTER (WHERE t.is_unpaid) AS oldest,"                                         \
-    "  pg_catalog.min(t.\"occurredAt\") FILTER (WHERE t.is_unpaid AND NOT ({eligible})) AS oldest_left,"               \
+    "  pg_catalog.min(t.\"occurredAt\") FILTER (WHERE t.is_unpaid AND NOT t.is_eligible) AS oldest_left,"              \
+    "  pg_catalog.max(t.\"occurredAt\") FILTER (WHERE t.payout_id IS NOT NULL) AS latest_claimed,"                     \
     "  COALESCE(pg_catalog.sum(CASE WHEN t.is_reversed THEN (SELECT -i.\"amount\" FROM {PayoutItem} AS i"              \
     "    WHERE i.\"payoutId\" = t.payout_id AND i.\"transactionId\" = t.\"id\" AND NOT EXISTS"                         \
     "     (SELECT FROM apapacho_jobs.payout_adjustment AS a WHERE a.transaction_id = t.\"id\")) END), 0) AS fresh"     \
-    "  FROM (SELECT t.*, t.\"status\"::text = 'SUCCEEDED' AND t.payout_id IS NULL AS is_unpaid,"                       \
-    "     t.\"status\"::text = ANY ('{REFUNDED,CHARGEDBACK}') AND t.payout_id IS NOT NULL AS is_reversed"              \
+    "  FROM (SELECT t.*, t.\"status\" = 'SUCCEEDED' AND t.payout_id IS NULL AS is_unpaid,"                             \
+    "     t.\"status\" = 'SUCCEEDED' AND t.payout_id IS NULL AND {eligible} AS is_eligible,"                           \
+    "     t.\"status\" = 'SUCCEEDED' AND t.payout_id IS NULL AND {held} AS is_held,"                                   \
+    "     t.\"status\" <> 'SUCCEEDED' AND t.payout_id IS NOT NULL"                                                     \
+    "      AND t.\"status\"::text = ANY ('{REFUNDED,CHARGEDBACK}') AS is_reversed"                                     \
     "    FROM (SELECT t.\"id\", t.\"status\", t.\"currency\", t.\"occurredAt\", t.\"grossAmount\","                    \
     "      t.\"platformFeeAmount\", t.\"creatorPayableAmount\","                                                       \
-    "      (SELECT k.payout_id FROM apapacho_jobs.payout_claim AS k WHERE k.transaction_id = t.\"id\""                 \
+    "      (SELECT k.payout_id FROM apapacho_jobs.payout_claim AS k WHERE k.transaction_id = t.\"id\" COLLATE \"C\""   \
     "       AND k.payout_id <> ALL (h.recalled)) AS payout_id"                                                         \
-    "     FROM {Transaction} AS t WHERE t.\"creatorId\" = c.\"id\" AND t.\"occurredAt\" >= w.since OFFSET 0) AS t) "   \
-    "AS t)"                                                                                                            \
+    "     FROM {Transaction} AS t WHERE t.\"creatorId\" = c.\"id\" AND t.\"occurredAt\" >= w.since OFFSET 0) AS t"     \
+    "    OFFSET 0) AS t)"                                                                                              \
     " AS f"
 
 /*
@@ -91,16 +99,17 @@ const char payout_held_sql[] = "t.\"currency\" = 'CLP' AND t.\"occurredAt\" > $3
     "     FROM apapacho_jobs.payout_adjustment AS a WHERE a.creator_id = c.\"id\" GROUP BY a.transaction_id) AS n"     \
     "    LEFT JOIN LATERAL (SELECT t.\"status\"::text AS status, (SELECT i.\"amount\" FROM"                            \
     "       apapacho_jobs.payout_claim AS k JOIN {PayoutItem} AS i ON i.\"payoutId\" = k.payout_id"                    \
-    "        AND i.\"transactionId\" = k.transaction_id"                                                               \
-    "       WHERE k.transaction_id = t.\"id\" AND k.payout_id <> ALL (h.recalled)) AS amount"                          \
+    "        AND i.\"transactionId\" = t.\"id\""                                                                       \
+    "       WHERE k.transaction_id = t.\"id\" COLLATE \"C\" AND k.payout_id <> ALL (h.recalled)) AS amount"            \
     "     FROM {Transaction} AS t WHERE t.\"id\" = n.transaction_id) AS k ON true) AS g) AS b"
 
 /*
- * A row for each creator: creator_id, unpaid (transactions SUCCEEDED and held by no payout), eligible, gross, fee,
- * payable, held, held_amount (numbers and sums, numeric), adjustments (what is open once reversals are dealt with),
- * total, next_release_at, last_end, needs_sweep (reversals are still to be dealt with), oldest and oldest_left (the
- * first unpaid transaction, and the first that is not eligible), reason (a code; null when the creator would be paid)
- * and next_at (when that may be another).
+ * A row for each creator: creator_id, since (as it was given), unpaid (transactions SUCCEEDED and held by no payout),
+ * eligible, gross, fee, payable, held, held_amount (numbers and sums, numeric), adjustments (what is open once
+ * reversals are dealt with), total, next_release_at, last_end, needs_sweep (reversals are still to be dealt with),
+ * oldest and oldest_left (the first unpaid transaction, and the first that is not eligible), is_mixed (a payout holds
+ * one that is as late as the first unpaid one), reason (a code; null when the creator would be paid) and next_at (when
+ * that may be another).
  *
  * All are subqueries for each creator: they can only be computed along indexes.
  */
@@ -112,45 +121,21 @@ const char payout_creators_sql[] =
     "   WHEN y.eligible = 0 AND y.adjustments = 0 AND y.held = 0 AND y.unpaid > 0 THEN 'CURRENCY'"
     "   WHEN y.eligible = 0 AND y.adjustments = 0 THEN 'HOLD'"
     "   WHEN y.total < $4 OR y.total <= 0 THEN 'BELOW_MINIMUM'"
-    "   WHEN NOT (" IN_RANGE("y.total") " AND " IN_RANGE("y.payable") " AND " IN_RANGE(
-        "y.adjustments") "    AND " IN_RANGE("y.gross") " AND " IN_RANGE("y.fee") ") THEN 'ERROR'"
-                                                                                  "   WHEN y.last_end >= $7 AND NOT $9 "
-                                                                                  "THEN 'NOT_DUE' END AS reason"
-                                                                                  "  FROM (SELECT c.\"id\" AS "
-                                                                                  "creator_id, c.\"status\"::text AS "
-                                                                                  "status, f.unpaid, f.eligible, "
-                                                                                  "f.gross, f.fee,"
-                                                                                  "    f.payable, f.held, "
-                                                                                  "f.held_amount, f.oldest, "
-                                                                                  "f.oldest_left, h.last_end,"
-                                                                                  "    b.open + b.correction + f.fresh "
-                                                                                  "AS adjustments, f.payable + b.open "
-                                                                                  "+ b.correction + f.fresh AS total,"
-                                                                                  "    "
-                                                                                  "pg_catalog.cardinality(h.recalled) "
-                                                                                  "> 0 OR b.is_wrong OR f.fresh <> 0 "
-                                                                                  "AS needs_sweep,"
-                                                                                  "    ((f.oldest_held AT TIME ZONE "
-                                                                                  "'UTC' AT TIME ZONE $6) + "
-                                                                                  "pg_catalog.make_interval(days => "
-                                                                                  "$5))"
-                                                                                  "     AT TIME ZONE $6 AT TIME ZONE "
-                                                                                  "'UTC' AS next_release_at"
-                                                                                  "   FROM (SELECT u.id, u.since FROM "
-                                                                                  "ROWS FROM (pg_catalog.unnest($1), "
-                                                                                  "pg_catalog.unnest($2)) AS u (id, "
-                                                                                  "since)"
-                                                                                  "     UNION ALL SELECT a.\"id\", "
-                                                                                  "'-infinity' FROM {Creator} AS a "
-                                                                                  "WHERE $1 IS NULL) AS w"
-                                                                                  "    CROSS JOIN LATERAL (SELECT "
-                                                                                  "a.\"id\", a.\"status\" FROM "
-                                                                                  "{Creator} AS a WHERE a.\"id\" = "
-                                                                                  "w.id OFFSET 0) AS c"
-                                                                                  "    CROSS JOIN LATERAL " PAYOUTS
-                                                                                  " CROSS JOIN LATERAL " TRANSACTIONS
-                                                                                  " CROSS JOIN LATERAL " ADJUSTMENTS
-                                                                                  "   OFFSET 0) AS y) AS y";
+    "   WHEN NOT (" AMOUNTS_IN_RANGE ") THEN 'ERROR'"
+    "   WHEN y.last_end >= $7 AND NOT $9 THEN 'NOT_DUE' END AS reason"
+    "  FROM (SELECT c.\"id\" AS creator_id, w.since, c.\"status\"::text AS status, f.unpaid, f.eligible, f.gross, "
+    "f.fee,"
+    "    f.payable, f.held, f.held_amount, f.oldest, f.oldest_left, h.last_end,"
+    "    COALESCE(f.latest_claimed >= f.oldest, false) AS is_mixed,"
+    "    b.open + b.correction + f.fresh AS adjustments, f.payable + b.open + b.correction + f.fresh AS total,"
+    "    pg_catalog.cardinality(h.recalled) > 0 OR b.is_wrong OR f.fresh <> 0 AS needs_sweep,"
+    "    ((f.oldest_held AT TIME ZONE 'UTC' AT TIME ZONE $6) + pg_catalog.make_interval(days => $5))"
+    "     AT TIME ZONE $6 AT TIME ZONE 'UTC' AS next_release_at"
+    "   FROM (SELECT u.id, u.since FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS u (id, since)"
+    "     UNION ALL SELECT a.\"id\", '-infinity' FROM {Creator} AS a WHERE $1 IS NULL) AS w"
+    "    CROSS JOIN LATERAL (SELECT a.\"id\", a.\"status\" FROM {Creator} AS a WHERE a.\"id\" = w.id OFFSET 0) AS c"
+    "    CROSS JOIN LATERAL " PAYOUTS " CROSS JOIN LATERAL " TRANSACTIONS " CROSS JOIN LATERAL " ADJUSTMENTS ""
+    "   OFFSET 0) AS y) AS y";
 
 /* $1: now, $2: zone. */
 static const char rules_sql[] =

@@ -36,16 +36,12 @@ static const char lock_payouts_sql[] =
     " CROSS JOIN LATERAL (SELECT p.\"id\" AS id, {holds} AS holds, p.\"status\"::text = 'SENT' AS sent"
     "  FROM {Payout} AS p WHERE p.\"id\" = d.id FOR SHARE OF p) AS l ORDER BY l.id COLLATE \"C\"";
 
-static const char claim_sql[] =
-    "INSERT INTO apapacho_jobs.payout_claim (transaction_id, payout_id)"
-    " SELECT u.t, u.p FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS u (t, p) ORDER BY u.t";
-
 /* The shape of this and the next ones allows of lookups by index only, whatever the planner thinks of the tables. */
 static const char release_sql[] =
     "DELETE FROM apapacho_jobs.payout_claim AS c USING (SELECT l.tid FROM"
     "  ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2)) AS u (t, p) CROSS JOIN LATERAL"
-    "   (SELECT k.ctid AS tid FROM apapacho_jobs.payout_claim AS k WHERE k.transaction_id = u.t AND k.payout_id = u.p"
-    "    OFFSET 0) AS l) AS d WHERE c.ctid = d.tid RETURNING c.transaction_id";
+    "   (SELECT k.ctid AS tid FROM apapacho_jobs.payout_claim AS k WHERE k.transaction_id = u.t COLLATE \"C\""
+    "     AND k.payout_id = u.p OFFSET 0) AS l) AS d WHERE c.ctid = d.tid RETURNING c.transaction_id";
 
 /* Where the tables had a transaction in two live payouts before there were guards, the other one has it from now on. */
 static const char inherit_sql[] =
@@ -206,7 +202,6 @@ claim_items(Items *items)
     int holding_count;
     char **holding = lock_payouts(items, &holding_count);
     int kept = 0;
-    Datum values[2];
 
     for (int i = 0; i < items->count; i++) {
         if (bsearch(&items->payouts[i], holding, holding_count, sizeof(char *), compare_ids) == NULL)
@@ -216,10 +211,9 @@ claim_items(Items *items)
     }
     if (kept == 0)
         return;
-    values[0] = payout_text_array(items->transactions, kept);
-    values[1] = payout_text_array(items->payouts, kept);
-    (void)payout_run_kept(items->guard->schema, claim_sql, 2, two_arrays, values, NULL);
-    mark_creators(items->guard, values[1], DT_NOEND);
+    payout_insert_claims(items->transactions, items->payouts, kept);
+    if (!payout_paying)
+        mark_creators(items->guard, payout_text_array(items->payouts, kept), DT_NOEND);
 }
 
 static void

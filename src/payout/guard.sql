@@ -1,8 +1,10 @@
 -- What keeps payouts right whoever writes the tables: claims, the state machine's log, the guards on the user's tables (src/payout/guard.c).
 -- These tables are written by the guards and by runs, as the owner of "Payout", whom apapacho_payout_install_guards() grants that.
 
+-- Every payout looks up and adds each of its transactions here, so their ids are compared as bytes. Whatever compares them with ids of the
+-- user's says which collation is meant: else none of the user's indexes serves.
 CREATE TABLE apapacho_jobs.payout_claim (
-    transaction_id text NOT NULL,
+    transaction_id text COLLATE "C" NOT NULL,
     payout_id text NOT NULL,
     CONSTRAINT transaction_in_one_live_payout PRIMARY KEY (transaction_id)
 );

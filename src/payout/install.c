@@ -94,7 +94,7 @@ static const char conflicts_sql[] =
     "SELECT pg_catalog.format('is in payout %s, which has the claim, and in this one', c.payout_id),"
     "  c.transaction_id, p.\"id\""
     " FROM {PayoutItem} AS i JOIN {Payout} AS p ON p.\"id\" = i.\"payoutId\""
-    " JOIN apapacho_jobs.payout_claim AS c ON c.transaction_id = i.\"transactionId\""
+    " JOIN apapacho_jobs.payout_claim AS c ON c.transaction_id = i.\"transactionId\" COLLATE \"C\""
     " WHERE {holds} AND c.payout_id <> p.\"id\" ORDER BY 2, 3";
 
 /* Payouts on their way that the ledger does not know. */

@@ -142,6 +142,9 @@ typedef struct PayoutGuard {
 void payout_guard_begin(struct TriggerData *trigger, PayoutGuard *guard);
 void payout_guard_end(const PayoutGuard *guard);
 
+/* Claims these transactions for these payouts; ERROR 23505 when one is claimed already (claims.c). As run_as'ed. */
+void payout_insert_claims(char **transactions, char **payouts, int count);
+
 /* After a statement that has deleted claims and returned their transactions. */
 void payout_inherit_claims(const PayoutGuard *guard);
 
@@ -188,11 +191,15 @@ typedef struct PayFigures {
     int64 created;
     char *payout_id; /* the first payout, palloc'ed; NULL */
     char *reason;    /* of the first creator that was not paid; NULL */
+    char **later;    /* who has not been dealt with, for the others have items enough; palloc'ed */
+    Timestamp *later_since;
+    int later_count;
 } PayFigures;
 
 /*
  * Pays those creators who are due something and keeps the reasons of the others, in the transaction at hand, as
- * run_as'ed. What is reversed is dealt with first. run_id: of apapacho_jobs.payout_run.
+ * run_as'ed. What is reversed is dealt with first. Of several creators with more items than a transaction is to have,
+ * some are left for later. run_id: of apapacho_jobs.payout_run.
  */
 void payout_pay(const PayoutRules *rules, const char *run_id, char **ids, const Timestamp *sinces, int count,
                 PayFigures *figures);

@@ -16,19 +16,44 @@
 #include "payout/internal.h"
 #include "server/compat.h"
 #include "server/ids.h"
+#include "server/settings.h"
 
-#define MOST_PASSES 4 /* until what others change meanwhile has settled */
-#define PAY_PARAMETERS (RULE_PARAMETERS + 3)
+#define MOST_PASSES 4   /* until what others change meanwhile has settled */
+#define MOST_ITEMS 5000 /* of a transaction, or one creator's: what is locked keeps refunds waiting */
+#define PAY_PARAMETERS (RULE_PARAMETERS + 4)
+#define FEW 16 /* creators for whom a statement takes longer to be planned than to be done */
 
-/* $1 to $9: the rules ({creators}), $10 the end of the period, $11 now, $12 the run. */
+/* The payload of the event of a payout `y`, spec section 5. */
+#define EVENT                                                                                                          \
+    "pg_catalog.jsonb_build_object("                                                                                   \
+    "   'eventId', y.event_id, 'eventType', 'PayoutCalculated', 'occurredAt', " ISO_TIME(                              \
+        "$11") ","                                                                                                     \
+               "   'payout', pg_catalog.jsonb_build_object('id', y.payout_id, 'creatorId', y.creator_id,"              \
+               "    'periodStart', " ISO_TIME("y.period_start") ", 'periodEnd', " ISO_TIME(                            \
+                   "y.period_end") ","                                                                                 \
+                                   "    'currency', 'CLP', 'grossTotal', y.gross_total, 'platformFeeTotal', "          \
+                                   "y.fee_total,"                                                                      \
+                                   "    'adjustmentsTotal', y.carried, 'payoutAmount', y.amount),"                     \
+                                   "   'config', pg_catalog.jsonb_build_object('minPayoutClp', $4, 'holdDays', $5),"   \
+                                   "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL)"
+
+/*
+ * $1 to $9: the rules ({creators}), $10 the end of the period, $11 now, $12 the run, $13 how many items those may have
+ * whom the creators that come after are left for later.
+ */
 static const char pay_sql[] =
-    "WITH creator AS MATERIALIZED ({creators}),"
+    "WITH creator AS MATERIALIZED (SELECT y.*, y.is_payable AND pg_catalog.sum(CASE WHEN y.is_payable THEN y.eligible "
+    "END)"
+    "   OVER (ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) >= $13 AS is_later"
+    "  FROM (SELECT y.*, y.reason IS NULL OR y.reason = 'ERROR' AS is_payable FROM ({creators}) AS y) AS y),"
     " decided AS MATERIALIZED ("
     "  SELECT y.*, s.*, j.*, (s.sum + j.carried)::bigint AS amount, apapacho_jobs.uuid_v7() AS payout_id,"
     "   apapacho_jobs.uuid_v7() AS event_id, COALESCE(y.last_end, s.first_at, $10) AS period_start,"
     "   GREATEST($10, y.last_end) AS period_end,"
     "   COALESCE(s.sum + j.carried >= $4 AND s.sum + j.carried > 0, false) AS is_paid"
-    "  FROM creator AS y LEFT JOIN LATERAL ("
+    "  FROM (SELECT y.*, y.is_payable AND NOT y.needs_sweep AND y.is_later IS NOT TRUE AS is_summed FROM creator AS y) "
+    "AS y"
+    "   LEFT JOIN LATERAL ("
     "   SELECT COALESCE(pg_catalog.sum(l.gross), 0)::bigint AS gross_total,"
     "    COALESCE(pg_catalog.sum(l.fee), 0)::bigint AS fee_total, COALESCE(pg_catalog.sum(l.amount), 0) AS sum,"
     "    pg_catalog.min(l.occurred_at) AS first_at, COALESCE(pg_catalog.array_agg(l.id), ARRAY[]::text[]) AS ids,"
@@ -36,11 +61,11 @@ static const char pay_sql[] =
     "   FROM (SELECT t.\"id\" AS id, t.\"grossAmount\" AS gross, t.\"platformFeeAmount\" AS fee,"
     "     t.\"creatorPayableAmount\" AS amount, t.\"occurredAt\" AS occurred_at"
     "     FROM {Transaction} AS t WHERE t.\"creatorId\" = y.creator_id AND {eligible} AND t.\"occurredAt\" >= y.oldest"
-    "      AND t.\"status\"::text = 'SUCCEEDED' AND NOT EXISTS (SELECT FROM apapacho_jobs.payout_claim AS k"
-    "       WHERE k.transaction_id = t.\"id\" OFFSET 0)"
+    "      AND t.\"status\"::text = 'SUCCEEDED' AND (NOT y.is_mixed OR NOT EXISTS (SELECT FROM "
+    "apapacho_jobs.payout_claim"
+    "       AS k WHERE k.transaction_id = t.\"id\" COLLATE \"C\" OFFSET 0))"
     "     ORDER BY t.\"occurredAt\" FOR SHARE OF t) AS l"
-    "   WHERE (y.reason IS NULL OR y.reason = 'ERROR') AND NOT y.needs_sweep"
-    "   HAVING (y.reason IS NULL OR y.reason = 'ERROR') AND NOT y.needs_sweep) AS s ON true"
+    "   WHERE y.is_summed HAVING y.is_summed) AS s ON true"
     "   LEFT JOIN LATERAL ("
     "   SELECT COALESCE(pg_catalog.sum(l.amount), 0)::bigint AS carried, pg_catalog.array_agg(l.id) AS adjustment_ids"
     "   FROM (SELECT a.id, a.amount FROM apapacho_jobs.payout_adjustment AS a WHERE a.creator_id = y.creator_id"
@@ -48,9 +73,8 @@ static const char pay_sql[] =
     " payout AS ("
     "  INSERT INTO {Payout} (\"id\", \"creatorId\", \"periodStart\", \"periodEnd\", \"currency\", \"grossTotal\","
     "   \"platformFeeTotal\", \"adjustmentsTotal\", \"payoutAmount\", \"status\", \"createdAt\", \"updatedAt\")"
-    "  SELECT y.payout_id, y.creator_id, y.period_start, y.period_end, 'CLP', y.gross_total, y.fee_total, y.carried, "
-    "y.amount,"
-    "   'CALCULATED'::{PayoutStatus}, $11, $11 FROM decided AS y WHERE y.is_paid RETURNING 1),"
+    "  SELECT y.payout_id, y.creator_id, y.period_start, y.period_end, 'CLP', y.gross_total, y.fee_total, y.carried,"
+    "   y.amount, 'CALCULATED'::{PayoutStatus}, $11, $11 FROM decided AS y WHERE y.is_paid RETURNING 1),"
     " item AS ("
     "  INSERT INTO {PayoutItem} (\"id\", \"payoutId\", \"transactionId\", \"amount\", \"createdAt\")"
     "  SELECT apapacho_jobs.uuid_v7(), y.payout_id, u.id, u.amount, $11"
@@ -70,35 +94,17 @@ static const char pay_sql[] =
     "  INSERT INTO apapacho_jobs.payout_origin (payout_id, run_id) SELECT y.payout_id, $12 FROM decided AS y"
     "  WHERE y.is_paid),"
     " event AS ("
-    "  INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\","
-    "   \"createdAt\")"
-    "  SELECT y.event_id, 'Payout', y.payout_id, 'PayoutCalculated', pg_catalog.jsonb_build_object("
-    "   'eventId', y.event_id, 'eventType', 'PayoutCalculated', 'occurredAt', " ISO_TIME(
-        "$11") ","
-               "   'payout', pg_catalog.jsonb_build_object('id', y.payout_id, 'creatorId', y.creator_id,"
-               "    'periodStart', " ISO_TIME("y.period_start") ", 'periodEnd', " ISO_TIME(
-                   "y.period_end") ", 'currency', 'CLP',"
-                                   "    'grossTotal', y.gross_total, 'platformFeeTotal', y.fee_total, "
-                                   "'adjustmentsTotal', "
-                                   "y.carried,"
-                                   "    'payoutAmount', y.amount),"
-                                   "   'config', pg_catalog.jsonb_build_object('minPayoutClp', $4, 'holdDays', $5),"
-                                   "   'includedTransactionIds', pg_catalog.to_jsonb(y.ids), 'excludedReason', NULL), "
-                                   "$11"
-                                   "  FROM decided AS y WHERE y.is_paid RETURNING 1)"
-                                   " SELECT y.creator_id, y.reason, y.needs_sweep, CASE WHEN y.is_paid THEN "
-                                   "y.payout_id END, "
-                                   "y.unpaid, y.eligible,"
-                                   "  y.payable::text, y.held, y.held_amount::text, y.adjustments::text, y.next_at, "
-                                   "y.next_release_at, y.oldest,"
-                                   "  y.oldest_left, c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM "
-                                   "payout)"
-                                   "   OR c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM event)"
-                                   "   OR c.items OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item)"
-                                   " FROM decided AS y CROSS JOIN (SELECT pg_catalog.count(*) AS paid,"
-                                   "  COALESCE(pg_catalog.sum(pg_catalog.cardinality(d.ids)), 0) AS items FROM decided "
-                                   "AS d "
-                                   "WHERE d.is_paid) AS c";
+    "  INSERT INTO {OutboxEvent} (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", "
+    "\"createdAt\")"
+    "  SELECT y.event_id, 'Payout', y.payout_id, 'PayoutCalculated', " EVENT ", $11"
+    "  FROM decided AS y WHERE y.is_paid RETURNING 1)"
+    " SELECT y.creator_id, y.reason, y.needs_sweep, CASE WHEN y.is_paid THEN y.payout_id END, y.unpaid, y.eligible,"
+    "  y.payable::text, y.held, y.held_amount::text, y.adjustments::text, y.next_at, y.next_release_at, y.oldest,"
+    "  y.oldest_left, c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM payout)"
+    "   OR c.paid OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM event)"
+    "   OR c.items OPERATOR(pg_catalog.<>) (SELECT pg_catalog.count(*) FROM item), y.is_later, y.since"
+    " FROM decided AS y CROSS JOIN (SELECT pg_catalog.count(*) AS paid,"
+    "  COALESCE(pg_catalog.sum(pg_catalog.cardinality(d.ids)), 0) AS items FROM decided AS d WHERE d.is_paid) AS c";
 
 /* What is known of a creator after a pass, as payout_reason keeps it. */
 typedef struct Finding {
@@ -153,6 +159,15 @@ static const char begin_run_sql[] = "INSERT INTO apapacho_jobs.payout_run (id, j
                                     "fee_schedule_id, hold_days, min_payout, frequency,"
                                     " period_start, period_end, time_zone, forced, complete)"
                                     " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
+
+/* Does a statement for so many creators: with a plan that is kept, if they are few, as those who cannot be paid are. */
+static uint64
+run_for_creators(int count, const char *sql, int parameters, Oid *types, Datum *values, const char *nulls)
+{
+    if (count <= FEW)
+        return payout_run_kept(setting_schema, sql, parameters, types, values, nulls);
+    return spi_run(payout_sql(sql), parameters, types, values, nulls, false, 0);
+}
 
 static Datum
 array_of_datums(Datum *values, bool *nulls, int count, Oid type, int width, bool by_value, char align)
@@ -229,7 +244,7 @@ close_rows(const char *run_id, Finding *findings, int count)
     int opened = 0;
 
     finding_parameters(findings, count, types, values);
-    (void)spi_run(compare_sql, KEEP_PARAMETERS - 1, types, values, NULL, false, 0);
+    (void)run_for_creators(count, compare_sql, KEEP_PARAMETERS - 1, types, values, NULL);
     for (int i = 0; i < count; i++) {
         bool exists = row_bool(i, 1);
 
@@ -244,7 +259,7 @@ close_rows(const char *run_id, Finding *findings, int count)
         Oid close_types[] = {TEXTARRAYOID, TEXTOID};
         Datum close_values[] = {payout_text_array(closed, closed_count), CStringGetTextDatum(run_id)};
 
-        (void)spi_run(close_sql, 2, close_types, close_values, NULL, false, 0);
+        (void)run_for_creators(closed_count, close_sql, 2, close_types, close_values, NULL);
     }
     return opened;
 }
@@ -263,7 +278,7 @@ keep_findings(const char *run_id, Finding *findings, int count)
     finding_parameters(findings, count, types, values);
     types[KEEP_PARAMETERS - 1] = TEXTOID;
     values[KEEP_PARAMETERS - 1] = CStringGetTextDatum(run_id);
-    (void)spi_run(open_sql, KEEP_PARAMETERS, types, values, NULL, false, 0);
+    (void)run_for_creators(count, open_sql, KEEP_PARAMETERS, types, values, NULL);
 }
 
 static Timestamp
@@ -332,11 +347,13 @@ pay_once(const PayoutRules *rules, const char *run_id, char **ids, const Timesta
     payout_rule_parameters(rules, ids, sinces, count, types, values, nulls);
     types[RULE_PARAMETERS] = types[RULE_PARAMETERS + 1] = TIMESTAMPOID;
     types[RULE_PARAMETERS + 2] = TEXTOID;
-    nulls[RULE_PARAMETERS] = nulls[RULE_PARAMETERS + 1] = nulls[RULE_PARAMETERS + 2] = ' ';
+    types[RULE_PARAMETERS + 3] = INT4OID;
+    memset(nulls + RULE_PARAMETERS, ' ', PAY_PARAMETERS - RULE_PARAMETERS);
     values[RULE_PARAMETERS] = TimestampGetDatum(rules->now);
     values[RULE_PARAMETERS + 1] = TimestampGetDatum(payout_now());
     values[RULE_PARAMETERS + 2] = CStringGetTextDatum(run_id);
-    rows = spi_run(payout_sql(pay_sql), PAY_PARAMETERS, types, values, nulls, false, 0);
+    values[RULE_PARAMETERS + 3] = Int32GetDatum(MOST_ITEMS);
+    rows = run_for_creators(count, pay_sql, PAY_PARAMETERS, types, values, nulls);
     *sweep = false;
     if (rows > 0 && row_bool(0, 15))
         ereport(ERROR, (errcode(ERRCODE_TRIGGERED_ACTION_EXCEPTION),
@@ -345,6 +362,11 @@ pay_once(const PayoutRules *rules, const char *run_id, char **ids, const Timesta
     for (uint64 row = 0; row < rows; row++) {
         bool is_paid = !spi_is_null(row, 4);
 
+        if (row_bool(row, 16)) {
+            figures->later[figures->later_count] = spi_text(row, 1);
+            figures->later_since[figures->later_count++] = row_time(row, 17, DT_NOBEGIN);
+            continue;
+        }
         if (row_bool(row, 3) || (!is_paid && spi_is_null(row, 2))) {
             /* to be swept first; or what it was to be paid has changed meanwhile */
             *sweep = *sweep || row_bool(row, 3);
@@ -389,6 +411,8 @@ payout_pay(const PayoutRules *rules, const char *run_id, char **ids, const Times
            PayFigures *figures)
 {
     memset(figures, 0, sizeof(*figures));
+    figures->later = palloc(sizeof(char *) * Max(count, 1));
+    figures->later_since = palloc(sizeof(Timestamp) * Max(count, 1));
     PG_TRY();
     {
         payout_paying = true;
@@ -415,7 +439,7 @@ payout_keep_error(const PayoutRules *rules, const char *run_id, char *id, const 
     Finding found;
 
     payout_rule_parameters(rules, &id, NULL, 1, types, values, nulls);
-    if (spi_run(payout_sql(look_sql), RULE_PARAMETERS, types, values, nulls, true, 1) == 0)
+    if (run_for_creators(1, look_sql, RULE_PARAMETERS, types, values, nulls) == 0)
         return;
     read_finding(0, &found);
     found.reason = "ERROR";

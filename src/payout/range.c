@@ -21,11 +21,15 @@
 #include "server/settings.h"
 #include "server/user_tables.h"
 
-/* The batch at hand. */
+/* The batch at hand; arrays and strings in `memory`. */
 typedef struct Batch {
     PayRange *range;
+    MemoryContext memory;
     char **ids;
     Timestamp *sinces; /* beside the ids */
+    char **later;      /* who has been left for another transaction, for this one had items enough */
+    Timestamp *later_since;
+    int later_count;
 } Batch;
 
 /* The lock of calculations. It stands for the table "Payout" as it is now. */
@@ -65,6 +69,36 @@ payout_range_begin(const PayRange *range, const char *activity, RunAs *saved)
                         errhint("Run the job again.")));
 }
 
+/* Copies who was left for later; they count once the transaction is committed. */
+static void
+copy_later(Batch *batch, const PayFigures *figures)
+{
+    MemoryContext before = MemoryContextSwitchTo(batch->memory);
+
+    for (int i = 0; i < figures->later_count; i++) {
+        batch->later[batch->later_count + i] = pstrdup(figures->later[i]);
+        batch->later_since[batch->later_count + i] = figures->later_since[i];
+    }
+    MemoryContextSwitchTo(before);
+}
+
+/* Of the ids, who has been looked at in this transaction: moves them to the beginning of a copy; their number. */
+static int
+leave_out_later(char **looked_at, char **ids, int count, const PayFigures *figures)
+{
+    int kept = 0;
+
+    for (int i = 0; i < count; i++) {
+        bool is_later = false;
+
+        for (int k = 0; k < figures->later_count && !is_later; k++)
+            is_later = strcmp(ids[i], figures->later[k]) == 0;
+        if (!is_later)
+            looked_at[kept++] = ids[i];
+    }
+    return kept;
+}
+
 /* Pays creators in a transaction of their own; counts them once it is committed. A PayoutStep. */
 static void
 pay_in_transaction(void *state, char **ids, int count)
@@ -79,12 +113,17 @@ pay_in_transaction(void *state, char **ids, int count)
     payout_range_begin(range, "calculating payouts", &saved);
     payout_pay(&range->rules, range->run_id, ids, count > 0 ? batch->sinces + (ids - batch->ids) : NULL, count,
                &figures);
-    if (!range->everybody)
-        payout_looked_at(ids, count);
+    if (!range->everybody) {
+        char **looked_at = palloc(sizeof(char *) * Max(count, 1));
+
+        payout_looked_at(looked_at, leave_out_later(looked_at, ids, count, &figures));
+    }
+    copy_later(batch, &figures);
     run_as_end(&saved);
     xact_commit();
     range->locked = range->takes_lock;
     range->created += figures.created;
+    batch->later_count += figures.later_count;
 }
 
 /* A creator who cannot be paid: the reason is kept, and the next run tries again. */
@@ -101,13 +140,14 @@ keep_error(void *state, char *id, const ErrorData *error)
     if (!range->everybody)
         payout_looked_at(&id, 1);
     run_as_end(&saved);
+    xact_flush_later();
     xact_commit();
     range->locked = range->takes_lock;
 }
 
-/* The next creators, in `memory`; their number. */
+/* The next creators; their number. */
 static int
-next_creators(Batch *batch, MemoryContext memory)
+next_creators(Batch *batch, int most)
 {
     PayRange *range = batch->range;
     RunAs saved;
@@ -117,39 +157,72 @@ next_creators(Batch *batch, MemoryContext memory)
         payout_range_begin(range, "finding creators to pay", &saved);
     else
         xact_begin("finding creators to pay");
-    count = payout_next_creators(range, setting_payout_batch_size, memory, &batch->ids, &batch->sinces);
+    count = payout_next_creators(range, most, batch->memory, &batch->ids, &batch->sinces);
     if (range->everybody)
         run_as_end(&saved);
     xact_commit();
+    MemoryContextSwitchTo(batch->memory);
+    batch->later = palloc(sizeof(char *) * Max(count, 1));
+    batch->later_since = palloc(sizeof(Timestamp) * Max(count, 1));
     return count;
+}
+
+/*
+ * Pays them, in several transactions if they have many items; false when the run was told to stop in between. *most is
+ * how many creators to try at once: fewer when some of them had to be left for later, which is work in vain.
+ */
+static bool
+pay_batch(const PayoutWork *work, Batch *batch, int count, int *most)
+{
+    int done = 0;
+
+    while (done < count) {
+        int tried = Min(*most, count - done);
+        int left;
+
+        batch->later_count = 0;
+        batch->range->errors += payout_divide(work, batch->ids + done, tried);
+        left = batch->later_count;
+        done += tried - left;
+        memcpy(batch->ids + done, batch->later, sizeof(char *) * left);
+        memcpy(batch->sinces + done, batch->later_since, sizeof(Timestamp) * left);
+        *most = left > 0 ? Max(tried - left, 1) : Min(*most + *most / 2 + 1, setting_payout_batch_size);
+        if (done < count && job_should_stop(batch->range->run))
+            return false;
+    }
+    return true;
 }
 
 void
 payout_pay_range(PayRange *range, void (*report)(const PayRange *range, void *state), void *state)
 {
-    MemoryContext memory =
-        AllocSetContextCreate(range->run->context, "apapacho_jobs payout batch", ALLOCSET_DEFAULT_SIZES);
-    Batch batch = {.range = range};
+    Batch batch = {
+        .range = range,
+        .memory = AllocSetContextCreate(range->run->context, "apapacho_jobs payout batch", ALLOCSET_DEFAULT_SIZES),
+    };
     PayoutWork work = {
         .step = pay_in_transaction,
         .state = &batch,
-        .memory = memory,
+        .memory = batch.memory,
         .failure = "could not calculate the payout of creator",
         .failed = keep_error,
     };
+    int most = setting_payout_batch_size;
 
     while (!job_should_stop(range->run)) {
-        int count = next_creators(&batch, memory);
+        int count = next_creators(&batch, most);
+        char *last;
 
         if (count == 0)
             break;
-        MemoryContextSwitchTo(memory);
-        range->errors += payout_divide(&work, batch.ids, count);
-        range->after = MemoryContextStrdup(range->run->context, batch.ids[count - 1]);
+        last = batch.ids[count - 1];
+        if (!pay_batch(&work, &batch, count, &most))
+            break;
+        range->after = MemoryContextStrdup(range->run->context, last);
         range->looked_at += count;
         MemoryContextSwitchTo(range->run->context);
-        MemoryContextReset(memory);
+        MemoryContextReset(batch.memory);
         report(range, state);
     }
-    MemoryContextDelete(memory);
+    MemoryContextDelete(batch.memory);
 }

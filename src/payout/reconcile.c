@@ -45,11 +45,12 @@ static const Check checks[] = {
     {"CLAIM_MISSING", "SELECT p.\"creatorId\", p.\"id\", i.\"transactionId\", 'the item has no claim'"
                       " FROM {PayoutItem} AS i JOIN {Payout} AS p ON p.\"id\" = i.\"payoutId\" WHERE {holds} AND NOT"
                       " EXISTS (SELECT FROM apapacho_jobs.payout_claim AS k"
-                      " WHERE k.transaction_id = i.\"transactionId\" AND k.payout_id = p.\"id\")"},
+                      " WHERE k.transaction_id = i.\"transactionId\" COLLATE \"C\" AND k.payout_id = p.\"id\")"},
     {"CLAIM_WITHOUT_ITEM",
      "SELECT NULL, k.payout_id, k.transaction_id, 'no payout that holds its items has one of this transaction'"
      " FROM apapacho_jobs.payout_claim AS k WHERE NOT EXISTS (SELECT FROM {PayoutItem} AS i JOIN {Payout} AS p"
      " ON p.\"id\" = i.\"payoutId\" WHERE {holds} AND i.\"transactionId\" = k.transaction_id"
+     " COLLATE pg_catalog.\"default\""
      " AND i.\"payoutId\" = k.payout_id)"},
     {"AMOUNT", "SELECT p.\"creatorId\", p.\"id\", NULL, pg_catalog.format('payoutAmount %s, items %s, adjustments %s',"
                " p.\"payoutAmount\", i.amount, p.\"adjustmentsTotal\") FROM {Payout} AS p LEFT JOIN"
@@ -98,7 +99,8 @@ static const Check checks[] = {
                  "   WHERE a.transaction_id IS NOT NULL) AS c LEFT JOIN {Transaction} AS t ON t.\"id\" = c.id"
                  " LEFT JOIN (SELECT i.\"transactionId\" AS id, p.\"id\" AS payout_id, i.\"amount\" AS amount FROM"
                  "   apapacho_jobs.payout_claim AS k JOIN {PayoutItem} AS i ON i.\"payoutId\" = k.payout_id"
-                 "    AND i.\"transactionId\" = k.transaction_id JOIN {Payout} AS p ON p.\"id\" = k.payout_id"
+                 "    AND i.\"transactionId\" = k.transaction_id COLLATE pg_catalog.\"default\""
+                 "   JOIN {Payout} AS p ON p.\"id\" = k.payout_id"
                  "   WHERE NOT {recallable}) AS k ON k.id = c.id"
                  " LEFT JOIN (SELECT a.transaction_id AS id, pg_catalog.sum(a.amount) AS net"
                  "   FROM apapacho_jobs.payout_adjustment AS a GROUP BY 1) AS n ON n.id = c.id"

@@ -266,6 +266,7 @@ report_share(const PayRange *range, int part, bool done)
     char nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
 
     xact_begin("telling how far it is");
+    xact_flush_later();
     values[4] = text_or_null(range->after, &nulls[4]);
     values[5] = BoolGetDatum(done);
     (void)spi_run(report_sql, 6, types, values, nulls, false, 0);

@@ -109,6 +109,7 @@ payout_plan_by_index(void)
         {"enable_mergejoin", "off"},
         {"enable_seqscan", "off"},
         {"enable_bitmapscan", "off"},
+        {"enable_memoize", "off"},       /* no key comes twice */
         {"enable_indexonlyscan", "off"}, /* would read all of ("payoutId", "transactionId") for one transaction */
         {"jit", "off"},
         {"max_parallel_workers_per_gather", "0"},

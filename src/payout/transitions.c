@@ -36,10 +36,11 @@ typedef struct PayoutRow {
 
 static const char release_claims_sql[] =
     "DELETE FROM apapacho_jobs.payout_claim AS c WHERE c.payout_id = $1 AND c.transaction_id = ANY (ARRAY"
-    " (SELECT i.\"transactionId\" FROM {PayoutItem} AS i WHERE i.\"payoutId\" = $1)) RETURNING c.transaction_id";
-static const char claim_again_sql[] =
-    "INSERT INTO apapacho_jobs.payout_claim (transaction_id, payout_id)"
-    " SELECT i.\"transactionId\", $1 FROM {PayoutItem} AS i WHERE i.\"payoutId\" = $1 ORDER BY i.\"transactionId\"";
+    " (SELECT i.\"transactionId\" COLLATE \"C\" FROM {PayoutItem} AS i WHERE i.\"payoutId\" = $1))"
+    " RETURNING c.transaction_id";
+static const char claim_again_sql[] = "INSERT INTO apapacho_jobs.payout_claim (transaction_id, payout_id)"
+                                      " SELECT i.\"transactionId\", $1 FROM {PayoutItem} AS i WHERE i.\"payoutId\" = "
+                                      "$1 ORDER BY i.\"transactionId\" COLLATE \"C\"";
 static const char release_adjustments_sql[] =
     "UPDATE apapacho_jobs.payout_adjustment AS a SET payout_id = NULL WHERE a.payout_id = $1";
 static const char hold_adjustments_sql[] =

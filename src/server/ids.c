@@ -13,6 +13,24 @@
 
 PG_FUNCTION_INFO_V1(apapacho_uuid_v7);
 
+#define RANDOM_IDS 64 /* so many get their random bytes at once: asking for them costs more than all else */
+
+/* The random bytes of one id; the process's own. */
+static const uint8 *
+next_random(void)
+{
+    static uint8 bytes[RANDOM_IDS][16];
+    static int used = RANDOM_IDS;
+
+    if (used == RANDOM_IDS) {
+        if (!pg_strong_random(bytes, sizeof(bytes)))
+            ereport(ERROR,
+                    (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random values for an identifier")));
+        used = 0;
+    }
+    return bytes[used++];
+}
+
 /*
  * 48 bits of Unix milliseconds, then 12 bits that count within the millisecond (method 1 of section 6.2: the order of
  * one process's ids is kept), then 62 random bits.
@@ -27,9 +45,7 @@ uuid_v7(char text[UUID_TEXT_SIZE])
     uint64 ms;
     char *out = text;
 
-    if (!pg_strong_random(bytes, sizeof(bytes)))
-        ereport(ERROR, (errcode(ERRCODE_INTERNAL_ERROR), errmsg("could not generate random values for an identifier")));
-
+    memcpy(bytes, next_random(), sizeof(bytes));
     ms = (uint64)((GetCurrentTimestamp() / 1000) +
                   (int64)(POSTGRES_EPOCH_JDATE - UNIX_EPOCH_JDATE) * SECS_PER_DAY * 1000);
     if (ms > last_ms) {

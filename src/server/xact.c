@@ -133,6 +133,12 @@ xact_begin(const char *activity)
 }
 
 void
+xact_flush_later(void)
+{
+    (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+void
 xact_commit(void)
 {
     SPI_finish();

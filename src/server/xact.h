@@ -29,6 +29,12 @@ void xact_limit_sync_wait(int milliseconds);
  */
 void xact_begin(const char *activity);
 
+/*
+ * The transaction at hand need not be on disk when it has been committed: for what may be lost in a crash. Not between
+ * run_as() and run_as_end(), which would undo it.
+ */
+void xact_flush_later(void);
+
 /* Ends it: deferred triggers have fired as the owner by then (run_as_end), SPI is closed, statistics are reported. */
 void xact_commit(void);
 
