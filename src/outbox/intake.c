@@ -263,6 +263,20 @@ note_whole_claim(Publisher *publisher, double started_at, int count)
     publisher->slow = publisher->whole_claim_ms > SLOW_CLAIM_MS && publisher->whole_claim_ms > SLOW_EVENT_MS * count;
 }
 
+/* No endpoint could have anything when they were looked at last: whether one can now. */
+static bool
+is_any_usable_again(Publisher *publisher)
+{
+    bool usable = false;
+
+    xact_begin("apapacho_jobs: looking whether events may be sent");
+    if (!endpoints_refresh(publisher->hand->endpoints, &usable))
+        publisher->stopped = true; /* the next run has the new ones */
+    xact_commit();
+    MemoryContextSwitchTo(publisher->run->context);
+    return usable && !publisher->stopped;
+}
+
 /*
  * Claims from the oldest pending event on. Where that is slow, since many wait there for a retry, or for another one of
  * their aggregate, most claims begin where the last one ended, less what transactions may have added before that.
@@ -284,6 +298,8 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
     if (all)
         hand->has_followers = false;
     limit = Min(limit_asked, set_rooms(hand, all));
+    if (limit == 0 && hand->count == 0 && is_any_usable_again(publisher)) /* the wake-up for it has been taken */
+        limit = Min(limit_asked, set_rooms(hand, all));
     if (limit == 0 && all)
         return 0;
     if (limit == 0) {
