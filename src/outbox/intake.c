@@ -291,6 +291,7 @@ look_whether_usable(Publisher *publisher)
     xact_begin("apapacho_jobs: looking whether events may be sent");
     publisher->stopped = !endpoints_refresh(endpoints, &usable) || publisher->stopped;
     xact_commit();
+    MemoryContextSwitchTo(publisher->run->context);
     return endpoints_usable(endpoints) && !publisher->stopped;
 }
 

@@ -118,6 +118,20 @@ subtest 'while a receiver keeps others waiting' => sub {
     is(scalar($recorder->take), 0, 'once each');
 };
 
+subtest 'a publisher that has seen a pause sees the end of it' => sub {
+    $node->ask(insert('Ahead'));
+    $recorder->wait_for(1);
+    idle_run();
+    $node->ask('SELECT apapacho_outbox_pause()');
+    my $since = $node->ask('SELECT clock_timestamp()');
+    $node->ask(insert('Paused'));
+    $node->wait_for(qq{SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs worker' AND state = 'idle'
+        AND state_change > '$since'}, 'it has looked for events');
+    $node->ask('SELECT apapacho_outbox_resume()');
+    my @requests = $recorder->wait_for(1);
+    is(types_of(\@requests), 'Paused', 'and sends them then');
+};
+
 subtest 'the order of an aggregate, however it is committed' => sub {
     my $count = 200;
     $node->ask(qq{SELECT apapacho_outbox_emit('Order', '1', 'E$_')}) for 1 .. $count;
