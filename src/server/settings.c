@@ -331,13 +331,12 @@ settings_read_secret_file(const char *name)
                          "user must be able to read the file.")));
     length = read(file, buffer, sizeof(buffer));
     if (length < 0)
-        ereport(ERROR, (errcode_for_file_access(),
-                        errmsg("could not read the webhook secret's file \"%s\": %m", name)));
+        ereport(ERROR,
+                (errcode_for_file_access(), errmsg("could not read the webhook secret's file \"%s\": %m", name)));
     CloseTransientFile(file);
     if (length > MAX_SECRET_FILE)
-        ereport(ERROR,
-                (errcode(ERRCODE_CONFIG_FILE_ERROR),
-                 errmsg("the webhook secret's file \"%s\" has more than %d bytes", name, MAX_SECRET_FILE)));
+        ereport(ERROR, (errcode(ERRCODE_CONFIG_FILE_ERROR),
+                        errmsg("the webhook secret's file \"%s\" has more than %d bytes", name, MAX_SECRET_FILE)));
     while (length > 0 && (buffer[length - 1] == '\n' || buffer[length - 1] == '\r'))
         length--;
     if (length == 0 || memchr(buffer, '\0', (size_t)length) != NULL)
