@@ -102,6 +102,13 @@ subtest 'endpoints and settings that change are taken up' => sub {
     $node->wait_until(sub { emit($node, 'Change/1/Moved'); return scalar($other->take) }, 'a URL that was changed by a reload gets the next events');
     all_published('and so they are published');
     apply($node, 'apapacho_jobs.outbox_webhook_url' => "http://127.0.0.1:$port/");
+    $node->ask('SELECT apapacho_outbox_pause()');
+    ($id) = emit($node, 'Change/1/Paused');
+    $node->wait_for(q{SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'apapacho-jobs' AND query LIKE '%waiting for events'},
+        'a publisher that has looked waits');
+    is(event($node, $id, '"publishedAt" IS NULL'), 't', 'nothing goes to a paused endpoint');
+    $node->ask('SELECT apapacho_outbox_resume()');
+    all_published('until it is resumed');
     is(stop_publisher($program, 'after changes')->{err}, '', 'nothing on stderr');
 };
 
