@@ -2,24 +2,24 @@
  * claims.c: writes apapacho_jobs.payout_claim, a row for each item of a live payout: the table's unique index is what
  * keeps a transaction from being in two.
  *
- * Runs in every backend that inserts items (guard.c). Goes by the table and its index directly: a row costs half of
- * what it costs an INSERT of arrays, and there is one for each item. Whoever claims the same transactions at the same
+ * Runs in every backend that inserts items (guard.c). Goes by the table and its indexes directly: a row costs half of
+ * what it costs an INSERT of arrays, and there is one for each item. All indexes: REINDEX CONCURRENTLY makes another
+ * one beside the unique index, which takes its place. Whoever claims the same transactions at the same
  * time does so in the same order, so that one waits for the other and neither for both.
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/index.h"
 #include "catalog/namespace.h"
-#include "executor/tuptable.h"
+#include "executor/executor.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
 #include "payout/internal.h"
+#include "server/compat.h"
 
 #define ROWS_AT_ONCE 500 /* which share their WAL */
 
@@ -54,11 +54,13 @@ fill_slot(TupleTableSlot *slot, const Claim *claim)
 static void
 insert_claims(Relation table, const Claim *claims, int count)
 {
-    Relation key = index_open(own_relation("transaction_in_one_live_payout"), RowExclusiveLock);
-    IndexInfo *info = BuildIndexInfo(key);
+    EState *state = CreateExecutorState();
+    ResultRelInfo *target = makeNode(ResultRelInfo);
     TupleTableSlot *slots[ROWS_AT_ONCE];
     int slot_count = Min(count, ROWS_AT_ONCE);
 
+    InitResultRelInfo(target, table, 0, NULL, 0);
+    ExecOpenIndices(target, false);
     for (int i = 0; i < slot_count; i++)
         slots[i] = table_slot_create(table, NULL);
     for (int first = 0; first < count; first += slot_count) {
@@ -68,15 +70,14 @@ insert_claims(Relation table, const Claim *claims, int count)
             fill_slot(slots[i], &claims[first + i]);
         table_multi_insert(table, slots, rows, GetCurrentCommandId(true), 0, NULL);
         for (int i = 0; i < rows; i++) {
-            bool is_null = false;
-            Datum value = CStringGetTextDatum(claims[first + i].transaction);
-
-            (void)index_insert(key, &value, &is_null, &slots[i]->tts_tid, table, UNIQUE_CHECK_YES, false, info);
+            compat_insert_index_tuples(target, slots[i], state);
+            ResetPerTupleExprContext(state);
         }
     }
     for (int i = 0; i < slot_count; i++)
         ExecDropSingleTupleTableSlot(slots[i]);
-    index_close(key, NoLock);
+    ExecCloseIndices(target);
+    FreeExecutorState(state);
 }
 
 void

@@ -10,6 +10,7 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
+#include "executor/executor.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
@@ -106,6 +107,17 @@ compat_can_connect(Oid database, Oid role)
     return object_aclcheck(DatabaseRelationId, database, role, ACL_CONNECT) == ACLCHECK_OK;
 #else
     return pg_database_aclcheck(database, role, ACL_CONNECT) == ACLCHECK_OK;
+#endif
+}
+
+/* Enters a row that has been inserted into all indexes of its table. */
+static inline void
+compat_insert_index_tuples(ResultRelInfo *target, TupleTableSlot *row, EState *state)
+{
+#if PG_VERSION_NUM >= 160000
+    (void)ExecInsertIndexTuples(target, row, state, false, false, NULL, NIL, false);
+#else
+    (void)ExecInsertIndexTuples(target, row, state, false, false, NULL, NIL);
 #endif
 }
 

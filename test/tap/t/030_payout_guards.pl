@@ -158,6 +158,17 @@ subtest 'what came in without guards is claimed and told by the repair' => sub {
         if $node->ask('CREATE ROLE regress_nobody LOGIN; GRANT EXECUTE ON FUNCTION apapacho_payout_install_guards() TO regress_nobody') eq '';
 };
 
+subtest 'the claims are in all indexes of their table' => sub {
+    # as there is a second one while REINDEX CONCURRENTLY is at work
+    $node->ask('CREATE EXTENSION amcheck; CREATE UNIQUE INDEX more ON apapacho_jobs.payout_claim (transaction_id); CREATE INDEX most ON apapacho_jobs.payout_claim (payout_id, lower(transaction_id))');
+    my $before = $node->ask('SELECT count(*) FROM apapacho_jobs.payout_claim');
+    $node->ask('BEGIN; ' . insert_payout('indexed', 'ana', 'a3', 'a4') . 'COMMIT');
+    is($node->ask('SELECT count(*) FROM apapacho_jobs.payout_claim'), $before + 2, 'two more');
+    is($node->error_of(q{SELECT bt_index_check(indexrelid, true) FROM pg_index WHERE indrelid = 'apapacho_jobs.payout_claim'::regclass}), '', 'each in three indexes');
+    $node->ask('DROP EXTENSION amcheck; DROP INDEX apapacho_jobs.more, apapacho_jobs.most');
+    $node->ask(q{DELETE FROM "Payout" WHERE id = 'indexed'});
+};
+
 subtest 'dump and restore' => sub {
     $node->ask(q{UPDATE "Transaction" SET status = 'CHARGEDBACK' WHERE id = 'a1'});
     is($node->run_job('payout')->{created}, 2, 'what was charged back is taken off the next payout');
