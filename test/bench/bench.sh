@@ -83,14 +83,14 @@ ticks() { awk '{ print $16 + $17 }' "/proc/$(head -n 1 "$work/data/postmaster.pi
 # measured NAME COMMAND...: its seconds are added to NAME_wall, the CPU seconds of what has begun and ended on the server to NAME_cpu.
 measured() {
     local name=$1 from before
-    local -n wall="${1}_wall" cpu="${1}_cpu"
+    local -n measured_wall="${1}_wall" measured_cpu="${1}_cpu"
     shift
     before=$(ticks)
     from=$(now)
     "$@" >>"$work/timed.log"
-    wall+=("$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')")
+    measured_wall+=("$(awk -v a="$from" -v b="$(now)" 'BEGIN { print b - a }')")
     (wait_for 60 "the sessions of $name to end" no_client_left) || true
-    cpu+=("$(awk -v a="$before" -v b="$(ticks)" -v hz="$(getconf CLK_TCK)" 'BEGIN { print (b - a) / hz }')")
+    measured_cpu+=("$(awk -v a="$before" -v b="$(ticks)" -v hz="$(getconf CLK_TCK)" 'BEGIN { print (b - a) / hz }')")
 }
 
 # But for the one that asks.

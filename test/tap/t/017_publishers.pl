@@ -84,7 +84,7 @@ subtest 'three publishers' => sub {
 
 subtest 'another run is asked for, or publishing is paused: what is on its way is waited for' => sub {
     for my $what ('SELECT apapacho_outbox_process(1)', 'SELECT apapacho_outbox_pause()') {
-        emit_numbered(5000, 300);
+        emit_numbered(10000, 300);
         wait_for_publishers(2);
         $node->ask($what);
         $node->wait_for(q{SELECT count(*) = 0 FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs publisher'}, 'the helpers have ended')
@@ -96,9 +96,9 @@ subtest 'another run is asked for, or publishing is paused: what is on its way i
 
 for my $signal (qw(terminate kill)) {
     subtest "a helper is lost: $signal" => sub {
-        emit_numbered(5000, 300);
+        emit_numbered(10000, 300);
         wait_for_publishers(2);
-        $node->wait_until(sub { deliveries() > $emitted - 4500 }, 'they are at it');
+        $node->wait_until(sub { deliveries() > $emitted - 9500 }, 'they are at it');
         my $pid = $node->ask(q{SELECT pid FROM pg_stat_activity WHERE backend_type = 'apapacho_jobs publisher' LIMIT 1});
         my $started = time();
         if ($signal eq 'kill') {
@@ -136,7 +136,7 @@ subtest 'slots that another session holds are left alone' => sub {
 
 subtest 'a shutdown with helpers at work' => sub {
     wait_for_rest();
-    emit_numbered(4000, 300);
+    emit_numbered(15000, 300);
     wait_for_publishers(2);
     my $started = time();
     $node->stop('fast');
