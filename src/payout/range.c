@@ -224,5 +224,6 @@ payout_pay_range(PayRange *range, void (*report)(const PayRange *range, void *st
         MemoryContextReset(batch.memory);
         report(range, state);
     }
+    MemoryContextSwitchTo(range->run->context); /* it may be in the one that goes */
     MemoryContextDelete(batch.memory);
 }
