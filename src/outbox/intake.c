@@ -25,7 +25,8 @@
 #define NO_HELP_MS 10000
 
 /* A claim that takes longer, in all and for each event, passes over many: others begin further on, but for this part of
- * the time; CLAIM_TIME_PART when something there may be due. */
+ * the time; CLAIM_TIME_PART when something there may be due. So do those that follow one which left a backlog behind:
+ * where an old snapshot is held somewhere each would walk over all rows that have been published since. */
 #define SLOW_CLAIM_MS 5
 #define SLOW_EVENT_MS 0.05
 #define WHOLE_CLAIM_PART 20
@@ -237,7 +238,7 @@ intake_whole_claim_due(const Publisher *publisher)
     bool may_be_due =
         publisher->hand->has_followers || (publisher->retry_at != 0 && publisher->retry_at <= GetCurrentTimestamp());
 
-    if (!publisher->slow || publisher->position == DT_NOBEGIN)
+    if (!publisher->skips || publisher->position == DT_NOBEGIN)
         return 0;
     return publisher->whole_claim_at + publisher->whole_claim_ms * (may_be_due ? CLAIM_TIME_PART : WHOLE_CLAIM_PART);
 }
@@ -266,13 +267,14 @@ heed_late_events(Publisher *publisher, OpenTransactions *now)
         oldest == DT_NOBEGIN ? DT_NOBEGIN : Min(publisher->position, oldest - CLOCK_SKEW_S * USECS_PER_SEC);
 }
 
-/* What a claim of all events has told: how long it takes, and whether that is too long for each claim. */
+/* What a claim of all events has told: how long it takes, and whether others are to begin further on. */
 static void
-note_whole_claim(Publisher *publisher, double started_at, int count)
+note_whole_claim(Publisher *publisher, double started_at, const OutboxClaim *claim)
 {
     publisher->whole_claim_at = publisher_clock_ms();
     publisher->whole_claim_ms = publisher->whole_claim_at - started_at;
-    publisher->slow = publisher->whole_claim_ms > SLOW_CLAIM_MS && publisher->whole_claim_ms > SLOW_EVENT_MS * count;
+    publisher->skips = claim->more || (publisher->whole_claim_ms > SLOW_CLAIM_MS &&
+                                       publisher->whole_claim_ms > SLOW_EVENT_MS * claim->count);
 }
 
 /*
@@ -310,7 +312,7 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
     int limit;
 
     now.known = false;
-    if (publisher->slow || publisher->whole_claim_at == 0)
+    if (publisher->skips || publisher->whole_claim_at == 0)
         heed_late_events(publisher, &now);
     all = must_look_at_all(publisher);
     if (all) {
@@ -335,7 +337,7 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
     *more = claim.more;
     publisher->stopped = publisher->stopped || claim.outdated;
     if (all)
-        note_whole_claim(publisher, started_at, claim.count);
+        note_whole_claim(publisher, started_at, &claim);
     publisher->has_passed_over = !all;
     publisher->open = now;
     publisher->position =

@@ -34,11 +34,11 @@ typedef struct Publisher {
     double next_help_at;   /* helpers are not started before */
     bool exhausted;        /* the last claim found less than it might have */
     double recorded_at;    /* when outcomes were recorded last, by publisher_clock_ms() */
-    OpenTransactions open; /* at the last claim, where that was slow */
+    OpenTransactions open; /* at the last claim, while claims skip */
     Timestamp position;    /* events up to there need not be looked at again for now; DT_NOBEGIN: they do */
     double whole_claim_at; /* when all was looked at last, by publisher_clock_ms(), */
     double whole_claim_ms; /* and how long that took */
-    bool slow;             /* it passed over many events */
+    bool skips;            /* others begin at the position: it passed over many events, or left many */
     bool has_passed_over;  /* the last claim has not looked at all */
     double next_claim_at;  /* not before, unless there is nothing else to do */
 } Publisher;

@@ -66,10 +66,14 @@ create_outbox() {
     set_outbox concurrency "$in_flight"
 }
 
-# insert COUNT AGGREGATE [PUBLISHED_AT]: events of 500 bytes on the wire; AGGREGATE and PUBLISHED_AT are expressions of n.
+# insert COUNT AGGREGATE [PUBLISHED_AT]: events of 500 bytes on the wire, as of a thousand a second until now (ONE_TIME=yes: all of one time,
+# as those of one transaction are); AGGREGATE and PUBLISHED_AT are expressions of n.
 insert() {
-    ox -c "INSERT INTO \"OutboxEvent\" (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", \"publishedAt\")
-        SELECT gen_random_uuid()::text, 'Bench', $2, 'BenchEvent', jsonb_build_object('n', n, 'text', repeat('x', 300)), ${3:-NULL}
+    local created_at="localtimestamp - ($1 - n) * interval '1 ms'"
+    [[ -z ${ONE_TIME:-} ]] || created_at=localtimestamp
+    ox -c "INSERT INTO \"OutboxEvent\" (\"id\", \"aggregateType\", \"aggregateId\", \"eventType\", \"payload\", \"createdAt\", \"publishedAt\")
+        SELECT gen_random_uuid()::text, 'Bench', $2, 'BenchEvent', jsonb_build_object('n', n, 'text', repeat('x', 300)),
+            ${created_at}, ${3:-NULL}
         FROM generate_series(1, $1) n"
 }
 
