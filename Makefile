@@ -30,6 +30,7 @@ LIB_OBJS = \
 	src/lib/delivery/retry_after.o \
 	src/lib/delivery/secret.o \
 	src/lib/delivery/signature.o \
+	src/lib/delivery/sockets.o \
 	src/lib/delivery/transfer.o \
 	src/lib/delivery/url.o \
 	src/lib/delivery/verdict.o

@@ -119,6 +119,8 @@ loopback_answer(LoopbackConnection *connection)
         return loopback_say(connection, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
     if (PATH_IS("/204"))
         return loopback_say(connection, "HTTP/1.1 204 No Content\r\n\r\n");
+    if (PATH_IS("/leave")) /* says that the connection stays open, and closes it */
+        return loopback_say(connection, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n") && false;
     if (PATH_IS("/500"))
         return loopback_say(connection, "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 23\r\n\r\n"
                                         "no\r\n \x01 luck \xc3\xb1\x1b[31m !\n\n");

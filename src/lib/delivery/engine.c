@@ -18,10 +18,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <time.h>
-#include <unistd.h>
 
+#include "sockets.h"
 #include "transfer.h"
 
 #define EVENTS_PER_CALL 64
@@ -42,7 +41,7 @@ struct DeliveryEngine {
     char *client_key;
     AddressPolicy addresses;
     CURLM *multi; /* NULL after a failure of libcurl, until the next submission */
-    int epoll_fd;
+    SocketSet sockets;
     int64_t timer_us; /* when curl wants to be called, monotonic; -1: not */
     int in_flight;    /* transfers that are active or finished */
     Transfer *transfers;
@@ -98,32 +97,21 @@ list_remove(TransferList *list, Transfer *transfer)
 
 /* ---- What curl asks of us ---- */
 
-/* CURLMOPT_SOCKETFUNCTION: keeps the epoll set as curl wants it. */
+/* CURLMOPT_SOCKETFUNCTION: has the set as curl wants it. */
 static int
 watch_socket(CURL *easy, curl_socket_t socket, int what, void *context, void *known)
 {
     DeliveryEngine *engine = context;
-    struct epoll_event event = {.data.fd = socket};
-    int operation = known != NULL ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+    unsigned events = 0;
 
     (void)easy;
-    if (what == CURL_POLL_REMOVE) {
-        /* It may be closed already, and is out of the set then. */
-        epoll_ctl(engine->epoll_fd, EPOLL_CTL_DEL, socket, &event);
-        return 0;
-    }
-    if (what != CURL_POLL_OUT)
-        event.events |= EPOLLIN;
-    if (what != CURL_POLL_IN)
-        event.events |= EPOLLOUT;
-    if (epoll_ctl(engine->epoll_fd, operation, socket, &event) != 0) {
-        if (errno == EEXIST || errno == ENOENT)
-            operation = operation == EPOLL_CTL_MOD ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
-        if (epoll_ctl(engine->epoll_fd, operation, socket, &event) != 0)
-            return -1; /* curl gives all transfers up; recover() clears away */
-    }
-    curl_multi_assign(engine->multi, socket, engine);
-    return 0;
+    (void)known;
+    if (what == CURL_POLL_IN || what == CURL_POLL_INOUT)
+        events |= EPOLLIN;
+    if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
+        events |= EPOLLOUT;
+    /* If not: curl gives all transfers up; recover() clears away. */
+    return sockets_watch(&engine->sockets, socket, events) ? 0 : -1;
 }
 
 /* CURLMOPT_TIMERFUNCTION: notes when curl wants to be called. Must not call curl itself. */
@@ -213,14 +201,9 @@ set_up(DeliveryEngine *engine, const DeliveryOptions *options, char *error, size
     }
     for (int i = 0; i < options->max_in_flight; i++)
         list_append(&engine->idle, &engine->transfers[i]);
-    engine->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    if (engine->epoll_fd < 0) {
-        snprintf(error, error_size, "could not create an epoll descriptor: %s", strerror(errno));
-        return false;
-    }
     /* A first handle now, so that an option that this libcurl refuses is reported here. */
-    return open_multi(engine, error, error_size) &&
-           transfer_open(engine->idle.head, &engine->options, error, error_size);
+    return sockets_open(&engine->sockets, error, error_size) && open_multi(engine, error, error_size) &&
+           transfer_open(engine->idle.head, &engine->options, &engine->sockets, error, error_size);
 }
 
 DeliveryEngine *
@@ -240,7 +223,7 @@ delivery_engine_create(const DeliveryOptions *options, char *error, size_t error
         curl_global_cleanup();
         return NULL;
     }
-    engine->epoll_fd = -1;
+    engine->sockets.epoll_fd = -1;
     if (!set_up(engine, options, error, error_size)) {
         delivery_engine_destroy(engine);
         return NULL;
@@ -258,8 +241,7 @@ delivery_engine_destroy(DeliveryEngine *engine)
     for (int i = 0; engine->transfers != NULL && i < engine->options.max_in_flight; i++)
         transfer_close(&engine->transfers[i]);
     curl_multi_cleanup(engine->multi);
-    if (engine->epoll_fd >= 0)
-        close(engine->epoll_fd);
+    sockets_close(&engine->sockets); /* curl had to tell it which it closes */
     free(engine->transfers);
     free(engine->user_agent);
     free(engine->ca_file);
@@ -283,7 +265,7 @@ delivery_engine_submit(DeliveryEngine *engine, DeliveryRequest *request, char *e
         return false;
     }
     if (!open_multi(engine, error, error_size) ||
-        (transfer->easy == NULL && !transfer_open(transfer, &engine->options, error, error_size)) ||
+        (transfer->easy == NULL && !transfer_open(transfer, &engine->options, &engine->sockets, error, error_size)) ||
         !transfer_prepare(transfer, request, error, error_size))
         return false;
     code = curl_multi_add_handle(engine->multi, transfer->easy); /* only sets the timer; no thread starts here */
@@ -338,10 +320,11 @@ run_sockets(DeliveryEngine *engine)
     struct epoll_event events[EVENTS_PER_CALL];
     CURLMcode code = CURLM_OK;
     int running;
-    int count = EVENTS_PER_CALL;
+    int read = EVENTS_PER_CALL;
+    int count;
 
-    for (int round = 0; round < ROUNDS_PER_RUN && count == EVENTS_PER_CALL; round++) {
-        count = epoll_wait(engine->epoll_fd, events, EVENTS_PER_CALL, 0);
+    for (int round = 0; round < ROUNDS_PER_RUN && read == EVENTS_PER_CALL; round++) {
+        read = sockets_ready(&engine->sockets, events, EVENTS_PER_CALL, &count);
         for (int i = 0; i < count && code == CURLM_OK; i++) {
             int what = 0;
 
@@ -428,7 +411,7 @@ delivery_engine_run(DeliveryEngine *engine)
 int
 delivery_engine_fd(const DeliveryEngine *engine)
 {
-    return engine->epoll_fd;
+    return engine->sockets.epoll_fd;
 }
 
 long

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 /* Sets an option of the handle, or leaves the function with the reason. */
 #define SET_OPTION(option, value)                                                                                      \
@@ -67,6 +68,7 @@ open_socket(void *context, curlsocktype purpose, struct curl_sockaddr *address)
     Transfer *transfer = context;
     const AddressPolicy *policy = transfer->options->addresses;
     const char *what = policy != NULL ? address_blocked(policy, &address->addr) : NULL;
+    int fd;
 
     (void)purpose;
     address_format(&address->addr, transfer->result.peer);
@@ -78,7 +80,17 @@ open_socket(void *context, curlsocktype purpose, struct curl_sockaddr *address)
         return CURL_SOCKET_BAD;
     }
     transfer->opened++;
-    return socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+    fd = socket(address->family, address->socktype | SOCK_CLOEXEC, address->protocol);
+    sockets_own(transfer->sockets, fd);
+    return fd;
+}
+
+/* CURLOPT_CLOSESOCKETFUNCTION: of what open_socket() has opened, perhaps long after the transfer that it was for. */
+static int
+close_socket(void *context, curl_socket_t fd)
+{
+    sockets_forget(context, fd);
+    return close(fd);
 }
 
 static bool
@@ -107,6 +119,8 @@ set_behaviour(CURL *easy, Transfer *transfer, const DeliveryOptions *options, ch
     SET_OPTION(CURLOPT_WRITEDATA, transfer);
     SET_OPTION(CURLOPT_OPENSOCKETFUNCTION, open_socket);
     SET_OPTION(CURLOPT_OPENSOCKETDATA, transfer);
+    SET_OPTION(CURLOPT_CLOSESOCKETFUNCTION, close_socket);
+    SET_OPTION(CURLOPT_CLOSESOCKETDATA, transfer->sockets);
     return true;
 }
 
@@ -130,10 +144,12 @@ join_names(const DeliveryTls *tls)
 
 /* transfer_open with these TLS files. */
 static bool
-open_handle(Transfer *transfer, const DeliveryOptions *options, const DeliveryTls *tls, char *error, size_t error_size)
+open_handle(Transfer *transfer, const DeliveryOptions *options, SocketSet *sockets, const DeliveryTls *tls, char *error,
+            size_t error_size)
 {
     CURL *easy = curl_easy_init();
 
+    transfer->sockets = sockets;
     if (easy == NULL) {
         snprintf(error, error_size, "libcurl could not make a handle");
         return false;
@@ -149,11 +165,11 @@ open_handle(Transfer *transfer, const DeliveryOptions *options, const DeliveryTl
 }
 
 bool
-transfer_open(Transfer *transfer, const DeliveryOptions *options, char *error, size_t error_size)
+transfer_open(Transfer *transfer, const DeliveryOptions *options, SocketSet *sockets, char *error, size_t error_size)
 {
     const DeliveryTls tls = {options->ca_file, options->client_cert, options->client_key};
 
-    return open_handle(transfer, options, &tls, error, error_size);
+    return open_handle(transfer, options, sockets, &tls, error, error_size);
 }
 
 /* Makes the handle one with the request's TLS files, if it is not one. */
@@ -161,6 +177,7 @@ static bool
 switch_tls(Transfer *transfer, const DeliveryTls *tls, char *error, size_t error_size)
 {
     const DeliveryOptions *options = transfer->options;
+    SocketSet *sockets = transfer->sockets;
     char *names = NULL;
     bool ok = true;
 
@@ -178,9 +195,9 @@ switch_tls(Transfer *transfer, const DeliveryTls *tls, char *error, size_t error
     if (!ok)
         snprintf(error, error_size, "out of memory");
     else if (tls == NULL)
-        ok = transfer_open(transfer, options, error, error_size);
+        ok = transfer_open(transfer, options, sockets, error, error_size);
     else
-        ok = open_handle(transfer, options, tls, error, error_size);
+        ok = open_handle(transfer, options, sockets, tls, error, error_size);
     if (ok)
         transfer->tls = names;
     else

@@ -10,6 +10,7 @@
 #include <curl/curl.h>
 
 #include "engine.h"
+#include "sockets.h"
 
 /* Of the answer's body and of the status line's reason, in a result's error. */
 #define TRANSFER_EXCERPT_BYTES 100
@@ -21,6 +22,7 @@
 typedef struct Transfer {
     CURL *easy;                     /* used for one request after another; NULL until the first one */
     const DeliveryOptions *options; /* the engine's */
+    SocketSet *sockets;             /* the engine's */
     char *url;                      /* that the handle is set to; NULL: none yet */
     char *tls;                      /* the names of the request's own TLS files that it is set to; NULL: the engine's */
 
@@ -54,10 +56,11 @@ typedef struct Transfer {
 /* ---- transfer.c: the request ---- */
 
 /*
- * Makes the handle with all that is the same for every request. options must live as long as the transfer. False with
- * one line in error; nothing is kept then.
+ * Makes the handle with all that is the same for every request. options must live as long as the transfer, sockets as
+ * long as the multi handle. False with one line in error; nothing is kept then.
  */
-bool transfer_open(Transfer *transfer, const DeliveryOptions *options, char *error, size_t error_size);
+bool transfer_open(Transfer *transfer, const DeliveryOptions *options, SocketSet *sockets, char *error,
+                   size_t error_size);
 
 /* Sets up the next request and takes its body over. False with one line in error; nothing was taken over then. */
 bool transfer_prepare(Transfer *transfer, DeliveryRequest *request, char *error, size_t error_size);
