@@ -15,16 +15,21 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
+#include "storage/bufmgr.h"
 #include "utils/builtins.h"
 #include "utils/datetime.h"
 #include "utils/guc.h"
 #include "utils/jsonb.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 
 #include "outbox/hand.h"
 #include "outbox/share.h"
@@ -70,6 +75,12 @@ static const char claim_sql[] =
                   " WHERE e.\"publishedAt\" IS NULL AND e.\"createdAt\" >= $3 AND e.\"retryCount\" < $1 %2$s"
                   " AND (own.event_id IS NULL OR own.next_attempt_at <= pg_catalog.statement_timestamp())"
                   " %3$s"
+                  " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
+
+/* The same where nothing waits for a retry at all. */
+static const char untried_sql[] =
+    EVENT_COLUMNS "false, NULL::text FROM %1$s e"
+                  " WHERE e.\"publishedAt\" IS NULL AND e.\"createdAt\" >= $3 AND e.\"retryCount\" < $1 %2$s"
                   " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
 
 /* Those whose aggregate has no earlier event that waits. */
@@ -223,9 +234,12 @@ find_traceparent(const Jsonb *payload)
     return pnstrdup(value->val.string.val, value->val.string.len);
 }
 
-/* The payload's text, NULL when it is longer than any text can be. One such event must not stop all others. */
+/*
+ * The payload's text, in the current context; NULL when it is longer than any text can be. One such event must not stop
+ * all others. PostgreSQL leaves a copy of each of the payload's strings behind: all but the text is in `scratch`.
+ */
 static char *
-payload_text(HeapTuple row, TupleDesc columns, const char **traceparent)
+payload_text(HeapTuple row, TupleDesc columns, MemoryContext scratch, const char **traceparent)
 {
     MemoryContext context = CurrentMemoryContext;
     StringInfoData text;
@@ -236,10 +250,14 @@ payload_text(HeapTuple row, TupleDesc columns, const char **traceparent)
 
     if (is_null)
         return pstrdup("null");
+    MemoryContextReset(scratch);
+    MemoryContextSwitchTo(scratch);
     payload = DatumGetJsonbP(value);
+    MemoryContextSwitchTo(context);
     *traceparent = find_traceparent(payload);
-    /* whatever fails from here on is computation: there is nothing to clean up */
     initStringInfo(&text);
+    MemoryContextSwitchTo(scratch);
+    /* whatever fails from here on is computation: there is nothing to clean up */
     PG_TRY();
     {
         (void)JsonbToCString(&text, &payload->root, VARSIZE(payload));
@@ -248,13 +266,12 @@ payload_text(HeapTuple row, TupleDesc columns, const char **traceparent)
     {
         if (!is_about_text(geterrcode()))
             PG_RE_THROW();
-        MemoryContextSwitchTo(context);
         FlushErrorState();
         fits = false;
     }
     PG_END_TRY();
-    if ((Pointer)payload != DatumGetPointer(value))
-        pfree(payload);
+    MemoryContextSwitchTo(context);
+    MemoryContextReset(scratch);
     if (fits)
         return text.data;
     pfree(text.data);
@@ -340,12 +357,13 @@ read_targets(OutboxEvent *event, HeapTuple row, TupleDesc columns)
 
 /* Copies a row into the current context. */
 static OutboxEvent *
-read_event(char *id, HeapTuple row, TupleDesc columns, bool simple)
+read_event(char *id, HeapTuple row, TupleDesc columns, const OutboxHand *hand)
 {
+    bool simple = hand->endpoints->is_simple;
     OutboxEvent *event = make_event(row, columns, simple);
     bool is_null;
     MessageFields *message = &event->message;
-    char *payload = payload_text(row, columns, &event->traceparent);
+    char *payload = payload_text(row, columns, hand->scratch, &event->traceparent);
 
     event->id = id;
     event->aggregate_type = column_text(row, columns, COL_AGGREGATE_TYPE);
@@ -428,7 +446,7 @@ read_events(Found *found, const OutboxHand *hand, Portal cursor, int limit)
                 pfree(id);
                 break;
             }
-            event = read_event(id, table->vals[i], table->tupdesc, simple);
+            event = read_event(id, table->vals[i], table->tupdesc, hand);
             found->events[found->count++] = event;
             found->bytes += event->bytes;
             found->more = hand->bytes + found->bytes >= OUTBOX_HAND_BYTES || found->count >= limit + TIE_ROWS ||
@@ -479,14 +497,28 @@ settle_ties(Found *found)
     pfree(places);
 }
 
+/* Whether outbox_retry has any rows, perhaps: it has none for whoever took a snapshot before it was found empty. */
+static bool
+may_have_retries(void)
+{
+    Oid table = get_relname_relid("outbox_retry", get_namespace_oid("apapacho_jobs", false));
+    Relation relation = table_open(table, AccessShareLock);
+    bool has_pages = RelationGetNumberOfBlocks(relation) > 0;
+
+    table_close(relation, NoLock);
+    return has_pages;
+}
+
 /* The statement of a claim: of all events or of those from some time on, of all slots or of some. */
 static char *
-claim_text(const OutboxHand *hand, bool from_start, bool whole)
+claim_text(const OutboxHand *hand, bool retries, bool from_start, bool whole)
 {
     char *table = user_table_name(TABLE_OUTBOX_EVENT);
     bool simple = hand->endpoints->is_simple;
     const char *order = "";
 
+    if (simple && !retries)
+        return psprintf(untried_sql, table, whole ? "" : share_sql);
     if (hand->ordered && from_start)
         order = psprintf(simple ? order_sql : several_order_sql, table);
     else if (hand->ordered)
@@ -531,7 +563,8 @@ find_events(Found *found, OutboxHand *hand, int limit, Timestamp from)
                       (Datum)0,
                       (Datum)0};
     bool whole = share_is_whole();
-    Portal cursor;
+    bool retries = may_have_retries();
+    Portal cursor = NULL;
     RunAs saved;
     int level;
 
@@ -540,9 +573,16 @@ find_events(Found *found, OutboxHand *hand, int limit, Timestamp from)
     if (!hand->endpoints->is_simple)
         endpoint_arguments(hand, &values[5]);
     level = outbox_plan_by_index();
-    cursor = SPI_cursor_open_with_args(NULL, claim_text(hand, from == DT_NOBEGIN, whole),
-                                       hand->endpoints->is_simple ? 5 : lengthof(types), types, values, NULL, true,
-                                       CURSOR_OPT_NO_SCROLL);
+    while (cursor == NULL) {
+        cursor = SPI_cursor_open_with_args(NULL, claim_text(hand, retries, from == DT_NOBEGIN, whole),
+                                           hand->endpoints->is_simple ? 5 : lengthof(types), types, values, NULL, true,
+                                           CURSOR_OPT_NO_SCROLL);
+        if (!retries && may_have_retries()) {
+            SPI_cursor_close(cursor); /* the first ones, just now */
+            cursor = NULL;
+            retries = true;
+        }
+    }
     read_events(found, hand, cursor, limit);
     SPI_cursor_close(cursor);
     AtEOXact_GUC(true, level);
