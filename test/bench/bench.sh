@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# bench.sh [publishing] [payouts] [outbox_costs] [publishers_elsewhere] [scheduling]: what these cost, beside a reference measured in the same run; the first two
+# bench.sh [publishing] [payouts] [outbox_costs] [publishers_elsewhere] [soak] [scheduling]: what these cost, beside a reference measured in the same run; the first two
 # when none is named, since scheduling takes half an hour and outbox_costs five minutes.
 # Run it as: test/sandbox.sh bash test/bench/bench.sh, with settings as: test/sandbox.sh env ROUNDS=5 bash test/bench/bench.sh payouts
 #
 # CREATORS=100000 PER_CREATOR=20 SMALL=5 PER_SMALL=20 (payouts, see payout_data.sql), EVENTS=50000 IN_FLIGHT=64 (publishing), ROUNDS=3 (of each; the median and the range are
 # printed), SHARED_BUFFERS=512MB. Payouts also measures how long refunds wait, of REFUNDS=20 a second (0: does not) beside one more run.
 # Ten million transactions take an hour and 40 GB: CREATORS=1000000 PER_CREATOR=11 SMALL=20 PER_SMALL=6 SHARED_BUFFERS=4GB. The receiver is nginx answering 204 where it is installed, else the tests' receiver; wrk posts to it too where that is
-# installed (`test/setup.sh bench` installs both). Prints ratios; decides nothing. What outbox_costs takes is said in outbox.sh.
+# installed (`test/setup.sh bench` installs both). Prints ratios; decides nothing. What outbox_costs takes is said in outbox.sh, what soak does in soak.sh.
 #
 # Scheduling: beside pg_cron, which `test/setup.sh bench` installs. A round is a minute for each server and each of LOADS="1 10 200" jobs
 # due at once. Then IDLE_SECONDS=60 of idleness, a job every second for SECONDS_MEASURED=60, and RUNS=20000 runs by hand with
@@ -19,6 +19,8 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 . "$here/scheduling.sh"
 # shellcheck source=test/bench/outbox.sh
 . "$here/outbox.sh"
+# shellcheck source=test/bench/soak.sh
+. "$here/soak.sh"
 [[ -n ${APAPACHO_BUILD:-} ]] || die "Run this as: test/sandbox.sh test/bench/bench.sh"
 creators=${CREATORS:-100000} per_creator=${PER_CREATOR:-20} events=${EVENTS:-50000} in_flight=${IN_FLIGHT:-64} rounds=${ROUNDS:-3}
 small=${SMALL:-5} per_small=${PER_SMALL:-$per_creator} refunds=${REFUNDS:-20}

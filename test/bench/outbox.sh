@@ -15,7 +15,7 @@
 
 latency_seconds=${LATENCY_SECONDS:-20} producer_seconds=${PRODUCER_SECONDS:-5} backlog=${BACKLOG:-20000} stuck=${STUCK:-100000}
 held_seconds=${HELD_SECONDS:-60} published=${PUBLISHED:-1000000} costs=${COSTS:-latency cleanup producers published held stuck}
-nginx_workers=${NGINX_WORKERS:-2}
+nginx_workers=${NGINX_WORKERS:-2} nginx=
 url=
 
 # In the outbox's database.
@@ -25,8 +25,15 @@ set_outbox() {
 }
 line() { printf '  %-52s %s\n' "$1:" "$2"; }
 
+run_nginx() {
+    "$nginx" -p "$work/nginx" -c "$work/nginx/conf" 2>"$work/nginx/out" &
+    # shellcheck disable=SC2034  # bench.sh ends it
+    receiver=$!
+}
+
+# start_receiver ["LOG FORMAT" [HTTP [LOCATION]]]: what else is to be in these blocks of nginx' configuration
 start_receiver() {
-    local nginx port
+    local port
     nginx=$(PATH=$PATH:/usr/sbin command -v nginx || true)
     if [[ -n $nginx ]]; then
         mkdir -p "$work/nginx"
@@ -34,14 +41,12 @@ start_receiver() {
         cat >"$work/nginx/conf" <<CONF
 daemon off; pid $work/nginx/pid; error_log $work/nginx/log; worker_processes $nginx_workers;
 events { worker_connections 2048; }
-http { log_format times '\$msec \$http_x_event_id \$request_length'; access_log ${1:-off}; keepalive_requests 100000000;
+http { log_format times '\$msec \$http_x_event_id \$request_length'; ${2:-} access_log ${1:-off}; keepalive_requests 100000000;
 client_body_temp_path $work/nginx/b; proxy_temp_path $work/nginx/p; fastcgi_temp_path $work/nginx/f;
 uwsgi_temp_path $work/nginx/u; scgi_temp_path $work/nginx/s;
-server { listen 127.0.0.1:$port; location / { return 204; } } }
+server { listen 127.0.0.1:$port; location / { ${3:-return 204;} } } }
 CONF
-        "$nginx" -p "$work/nginx" -c "$work/nginx/conf" 2>"$work/nginx/out" &
-        # shellcheck disable=SC2034  # bench.sh ends it
-        receiver=$!
+        run_nginx
         say "  receiver: nginx"
     else
         apapacho-jobs listen --port 0 --port-file "$work/port" --secret bench --quiet >"$work/receiver.log" 2>&1 &
@@ -194,9 +199,10 @@ wake_on_commit() {
 no_wake_on_commit() {
     set_outbox wake_on_commit off
     set_outbox cron ''
-    wait_for 20 "the publisher's end" bash -c "! psql -XqAt -h '$work' -U postgres -c \"SELECT 'running' FROM pg_stat_activity
-        WHERE backend_type = 'apapacho_jobs worker'\" | grep -q running"
+    wait_for 20 "the publisher's end" no_publisher
 }
+
+no_publisher() { [[ $(ox -c "SELECT executing FROM apapacho_job_status() WHERE name = 'outbox'") == f ]]; }
 
 # latency LABEL SECONDS: 100 events/s for so long, and how long each takes to the receiver; the table is as it is.
 latency() {
