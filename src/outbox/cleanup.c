@@ -28,11 +28,18 @@
 #define DEFAULT_DAYS 30
 #define MAX_DAYS 36500
 
-/* The next rows to delete and the time of the last of them. */
+/* Where a batch of deleted events has ended. Those that were published at one time may be very many. */
+typedef struct Place {
+    Timestamp published_at;
+    Timestamp created_at;
+} Place;
+
+/* The next rows to delete and the times of the last of them. */
 static const char find_sql[] =
-    "SELECT pg_catalog.array_agg(e.ctid), pg_catalog.max(e.\"publishedAt\") FROM"
-    " (SELECT ctid, \"publishedAt\" FROM %s WHERE \"publishedAt\" >= $1 AND \"publishedAt\" < $2"
-    "  ORDER BY \"publishedAt\", \"createdAt\" LIMIT $3) e";
+    "SELECT pg_catalog.array_agg(e.ctid), (pg_catalog.array_agg(e.\"publishedAt\"))[pg_catalog.count(*)],"
+    " (pg_catalog.array_agg(e.\"createdAt\"))[pg_catalog.count(*)] FROM"
+    " (SELECT ctid, \"publishedAt\", \"createdAt\" FROM %s WHERE (\"publishedAt\", \"createdAt\") >= ($1, $2)"
+    "  AND \"publishedAt\" < $3 ORDER BY \"publishedAt\", \"createdAt\" LIMIT $4) e";
 
 /* With the condition again: rows may have moved, and partitions use the same places. */
 static const char delete_sql[] = "DELETE FROM %s e WHERE e.ctid = ANY ($1) AND e.\"publishedAt\" < $2";
@@ -48,12 +55,13 @@ static const char delete_retries_sql[] = "DELETE FROM apapacho_jobs.outbox_retry
 /* Old runs of the history, by the settings of the scheduler's room. */
 static const char history_sql[] = "SELECT apapacho_jobs.prune_history($1)";
 
-/* Deletes a batch of events; *since moves on to the time of its last one. Returns the number of events deleted. */
+/* Deletes a batch of events; *since moves on to its last one. Returns the number of events deleted. */
 static uint64
-delete_events(Timestamp *since, Timestamp before)
+delete_events(Place *since, Timestamp before)
 {
-    Oid types[] = {TIMESTAMPOID, TIMESTAMPOID, INT4OID};
-    Datum values[] = {TimestampGetDatum(*since), TimestampGetDatum(before), Int32GetDatum(BATCH_ROWS)};
+    Oid types[] = {TIMESTAMPOID, TIMESTAMPOID, TIMESTAMPOID, INT4OID};
+    Datum values[] = {TimestampGetDatum(since->published_at), TimestampGetDatum(since->created_at),
+                      TimestampGetDatum(before), Int32GetDatum(BATCH_ROWS)};
     Oid delete_types[] = {TIDARRAYOID, TIMESTAMPOID};
     Datum delete_values[] = {(Datum)0, TimestampGetDatum(before)};
     uint64 deleted = 0;
@@ -65,13 +73,15 @@ delete_events(Timestamp *since, Timestamp before)
     run_as(&saved, user_table_check(TABLE_OUTBOX_EVENT));
     table = user_table_name(TABLE_OUTBOX_EVENT);
     level = outbox_plan_by_index();
-    (void)spi_run(psprintf(find_sql, table), 3, types, values, NULL, true, 1);
+    (void)spi_run(psprintf(find_sql, table), 4, types, values, NULL, true, 1);
     AtEOXact_GUC(true, level);
     if (!spi_is_null(0, 1)) {
         bool is_null;
 
         delete_values[0] = SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 1, &is_null);
-        *since = DatumGetTimestamp(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &is_null));
+        since->published_at =
+            DatumGetTimestamp(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 2, &is_null));
+        since->created_at = DatumGetTimestamp(SPI_getbinval(SPI_tuptable->vals[0], SPI_tuptable->tupdesc, 3, &is_null));
         deleted = spi_run(psprintf(delete_sql, table), 2, delete_types, delete_values, NULL, false, 0);
     }
     run_as_end(&saved);
@@ -180,7 +190,7 @@ outbox_cleanup_run(JobRun *run)
 {
     int64 days = days_asked_for(run);
     TimestampTz now = GetCurrentTimestamp();
-    Timestamp since = DT_NOBEGIN;
+    Place since = {DT_NOBEGIN, DT_NOBEGIN};
     uint64 total = 0;
     uint64 deleted;
     MemoryContext before;
