@@ -10,7 +10,9 @@
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "funcapi.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/timestamp.h"
 #include "utils/tuplestore.h"
@@ -23,6 +25,9 @@ PG_FUNCTION_INFO_V1(apapacho_payout_reconcile);
 
 #define COLUMNS 5
 
+/* For sorting and hashing, each; more where it is set to more. */
+#define LEAST_WORK_MEM_KB 65536
+
 /* What the adjustments of a transaction should add up to; null: that is not decided. k: what holds it. */
 #define TARGET                                                                                                         \
     "CASE WHEN k.amount IS NULL THEN 0 WHEN t.\"status\"::text = ANY ('{REFUNDED,CHARGEDBACK}') THEN -k.amount"        \
@@ -33,7 +38,7 @@ PG_FUNCTION_INFO_V1(apapacho_payout_reconcile);
     " WHERE e.\"aggregateType\" = 'Payout' GROUP BY 1, 2)"
 
 typedef struct Check {
-    const char *kind; /* LEDGER...: needs the tables of the ledger, in use */
+    const char *kind; /* LEDGER...: needs the tables of the ledger, in use; TOTALS, ITEMS: the rows begin with theirs */
     const char *sql;  /* creator, payout, transaction, detail; $1: events since then (UTC) */
 } Check;
 
@@ -52,11 +57,38 @@ static const Check checks[] = {
      " ON p.\"id\" = i.\"payoutId\" WHERE {holds} AND i.\"transactionId\" = k.transaction_id"
      " COLLATE pg_catalog.\"default\""
      " AND i.\"payoutId\" = k.payout_id)"},
-    {"AMOUNT", "SELECT p.\"creatorId\", p.\"id\", NULL, pg_catalog.format('payoutAmount %s, items %s, adjustments %s',"
-               " p.\"payoutAmount\", i.amount, p.\"adjustmentsTotal\") FROM {Payout} AS p LEFT JOIN"
-               " (SELECT i.\"payoutId\" AS id, pg_catalog.sum(i.\"amount\") AS amount FROM {PayoutItem} AS i"
-               "  GROUP BY 1) AS i ON i.id = p.\"id\""
-               " WHERE p.\"payoutAmount\" <> COALESCE(i.amount, 0) + p.\"adjustmentsTotal\""},
+    {"TOTALS" /* of payouts and what is in them, joined once */,
+     "SELECT c.kind, p.\"creatorId\", p.\"id\", NULL, c.detail FROM {Payout} AS p LEFT JOIN"
+     " (SELECT i.\"payoutId\" AS id, pg_catalog.sum(i.\"amount\") AS amount, pg_catalog.sum(t.\"grossAmount\") AS "
+     "gross,"
+     "   pg_catalog.sum(t.\"platformFeeAmount\") AS fee FROM {PayoutItem} AS i"
+     "  LEFT JOIN {Transaction} AS t ON t.\"id\" = i.\"transactionId\" GROUP BY 1) AS i ON i.id = p.\"id\""
+     " CROSS JOIN LATERAL (VALUES"
+     "  ('AMOUNT', pg_catalog.format('payoutAmount %s, items %s, adjustments %s', p.\"payoutAmount\", i.amount,"
+     "    p.\"adjustmentsTotal\"), p.\"payoutAmount\" <> COALESCE(i.amount, 0) + p.\"adjustmentsTotal\"),"
+     "  ('GROSS_TOTAL', pg_catalog.format('grossTotal %s, transactions %s', p.\"grossTotal\", COALESCE(i.gross, 0)),"
+     "   p.\"grossTotal\" <> COALESCE(i.gross, 0)),"
+     "  ('FEE_TOTAL', pg_catalog.format('platformFeeTotal %s, transactions %s', p.\"platformFeeTotal\","
+     "    COALESCE(i.fee, 0)), p.\"platformFeeTotal\" <> COALESCE(i.fee, 0))) AS c (kind, detail, found)"
+     " WHERE (p.\"payoutAmount\" <> COALESCE(i.amount, 0) + p.\"adjustmentsTotal\""
+     "  OR p.\"grossTotal\" <> COALESCE(i.gross, 0) OR p.\"platformFeeTotal\" <> COALESCE(i.fee, 0)) AND c.found"},
+    {"ITEMS" /* and their transactions, joined once */,
+     "SELECT c.kind, c.creator, x.payout, x.transaction, c.detail FROM (SELECT i.\"payoutId\" AS payout,"
+     "   i.\"transactionId\" AS transaction, i.\"amount\" AS amount, t.\"creatorPayableAmount\" AS payable,"
+     "   t.\"creatorId\" AS creator, p.\"creatorId\" AS payout_creator, t.\"currency\" AS currency,"
+     "   p.\"currency\" AS payout_currency, t.\"status\"::text AS status, {holds} AS holds, {recallable} AS recallable"
+     "  FROM {PayoutItem} AS i JOIN {Payout} AS p ON p.\"id\" = i.\"payoutId\""
+     "  JOIN {Transaction} AS t ON t.\"id\" = i.\"transactionId\""
+     "  WHERE i.\"amount\" <> t.\"creatorPayableAmount\" OR p.\"creatorId\" <> t.\"creatorId\""
+     "   OR p.\"currency\" <> t.\"currency\" OR t.\"status\"::text <> 'SUCCEEDED') AS x CROSS JOIN LATERAL (VALUES"
+     "  ('ITEM_AMOUNT', x.creator, pg_catalog.format('item %s, transaction %s', x.amount, x.payable),"
+     "   x.holds AND x.amount <> x.payable),"
+     "  ('ITEM_CREATOR', x.payout_creator, 'the transaction is of creator ' || x.creator,"
+     "   x.payout_creator <> x.creator),"
+     "  ('CURRENCY', x.payout_creator, pg_catalog.format('payout in %s, transaction in %s', x.payout_currency,"
+     "    x.currency), x.holds AND x.payout_currency <> x.currency),"
+     "  ('REVERSED_ITEM', x.payout_creator, 'the transaction is ' || x.status || ': the next run recalls it',"
+     "   x.recallable AND x.status <> 'SUCCEEDED')) AS c (kind, creator, detail, found) WHERE c.found"},
     {"ADJUSTMENTS_TOTAL",
      "SELECT p.\"creatorId\", p.\"id\", NULL, pg_catalog.format('adjustmentsTotal %s, adjustments %s',"
      " p.\"adjustmentsTotal\", COALESCE(a.amount, 0)) FROM {Payout} AS p LEFT JOIN"
@@ -65,32 +97,6 @@ static const Check checks[] = {
      " WHERE p.\"adjustmentsTotal\" <> COALESCE(a.amount, 0)"},
     {"NOT_POSITIVE", "SELECT p.\"creatorId\", p.\"id\", NULL, 'payoutAmount ' || p.\"payoutAmount\" FROM {Payout} AS p"
                      " WHERE {holds} AND p.\"payoutAmount\" <= 0"},
-    {"GROSS_TOTAL", "SELECT p.\"creatorId\", p.\"id\", NULL, pg_catalog.format('grossTotal %s, transactions %s',"
-                    " p.\"grossTotal\", COALESCE(i.amount, 0)) FROM {Payout} AS p LEFT JOIN"
-                    " (SELECT i.\"payoutId\" AS id, pg_catalog.sum(t.\"grossAmount\") AS amount FROM {PayoutItem} AS i"
-                    "  JOIN {Transaction} AS t ON t.\"id\" = i.\"transactionId\" GROUP BY 1) AS i ON i.id = p.\"id\""
-                    " WHERE p.\"grossTotal\" <> COALESCE(i.amount, 0)"},
-    {"FEE_TOTAL",
-     "SELECT p.\"creatorId\", p.\"id\", NULL, pg_catalog.format('platformFeeTotal %s, transactions %s',"
-     " p.\"platformFeeTotal\", COALESCE(i.amount, 0)) FROM {Payout} AS p LEFT JOIN"
-     " (SELECT i.\"payoutId\" AS id, pg_catalog.sum(t.\"platformFeeAmount\") AS amount FROM {PayoutItem} AS i"
-     "  JOIN {Transaction} AS t ON t.\"id\" = i.\"transactionId\" GROUP BY 1) AS i ON i.id = p.\"id\""
-     " WHERE p.\"platformFeeTotal\" <> COALESCE(i.amount, 0)"},
-    {"ITEM_AMOUNT", "SELECT t.\"creatorId\", i.\"payoutId\", t.\"id\", pg_catalog.format('item %s, transaction %s',"
-                    " i.\"amount\", t.\"creatorPayableAmount\") FROM {PayoutItem} AS i JOIN {Payout} AS p"
-                    " ON p.\"id\" = i.\"payoutId\" JOIN {Transaction} AS t ON t.\"id\" = i.\"transactionId\""
-                    " WHERE {holds} AND i.\"amount\" <> t.\"creatorPayableAmount\""},
-    {"ITEM_CREATOR", "SELECT p.\"creatorId\", p.\"id\", t.\"id\", 'the transaction is of creator ' || t.\"creatorId\""
-                     " FROM {PayoutItem} AS i JOIN {Payout} AS p ON p.\"id\" = i.\"payoutId\" JOIN {Transaction} AS t"
-                     " ON t.\"id\" = i.\"transactionId\" WHERE p.\"creatorId\" <> t.\"creatorId\""},
-    {"CURRENCY", "SELECT p.\"creatorId\", p.\"id\", t.\"id\", pg_catalog.format('payout in %s, transaction in %s',"
-                 " p.\"currency\", t.\"currency\") FROM {PayoutItem} AS i JOIN {Payout} AS p"
-                 " ON p.\"id\" = i.\"payoutId\" JOIN {Transaction} AS t ON t.\"id\" = i.\"transactionId\""
-                 " WHERE {holds} AND p.\"currency\" <> t.\"currency\""},
-    {"REVERSED_ITEM",
-     "SELECT p.\"creatorId\", p.\"id\", t.\"id\", 'the transaction is ' || t.\"status\" || ': the next run recalls it'"
-     " FROM {PayoutItem} AS i JOIN {Payout} AS p ON p.\"id\" = i.\"payoutId\" JOIN {Transaction} AS t"
-     " ON t.\"id\" = i.\"transactionId\" WHERE {recallable} AND t.\"status\"::text <> 'SUCCEEDED'"},
     {"REVERSAL", "SELECT t.\"creatorId\", k.payout_id, t.\"id\", pg_catalog.format('the transaction is %s, adjustments"
                  " %s instead of %s', t.\"status\", COALESCE(n.net, 0), " TARGET ")"
                  " FROM (SELECT t.\"id\" AS id FROM {Transaction} AS t"
@@ -199,13 +205,14 @@ do_check(const Check *check, Datum events_since, ReturnSetInfo *info)
 {
     Oid type = TIMESTAMPOID;
     uint64 rows = spi_run(payout_sql(check->sql), 1, &type, &events_since, NULL, true, 0);
+    int missing = COLUMNS - SPI_tuptable->tupdesc->natts; /* the kind, where the check has only one */
 
     for (uint64 i = 0; i < rows; i++) {
         Datum row[COLUMNS] = {CStringGetTextDatum(check->kind)};
         bool row_nulls[COLUMNS] = {false};
 
-        for (int column = 1; column < COLUMNS; column++) {
-            char *text = spi_text(i, column);
+        for (int column = missing; column < COLUMNS; column++) {
+            char *text = spi_text(i, column + 1 - missing);
 
             row_nulls[column] = text == NULL;
             row[column] = text != NULL ? CStringGetTextDatum(text) : (Datum)0;
@@ -213,6 +220,23 @@ do_check(const Check *check, Datum events_since, ReturnSetInfo *info)
         tuplestore_putvalues(info->setResult, info->setDesc, row, row_nulls);
     }
     SPI_freetuptable(SPI_tuptable);
+}
+
+/*
+ * Until AtEOXact_GUC(true, the result) plans are for whole tables: right after a large run the planner knows little of
+ * them, and would look millions of transactions up one by one.
+ */
+static int
+plan_for_whole_tables(void)
+{
+    int level = NewGUCNestLevel();
+
+    (void)set_config_option("enable_nestloop", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    (void)set_config_option("jit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
+    if (work_mem < LEAST_WORK_MEM_KB)
+        (void)set_config_option("work_mem", psprintf("%d", LEAST_WORK_MEM_KB), PGC_USERSET, PGC_S_SESSION,
+                                GUC_ACTION_SAVE, true, 0, false);
+    return level;
 }
 
 static bool
@@ -234,17 +258,20 @@ apapacho_payout_reconcile(PG_FUNCTION_ARGS)
         PG_ARGISNULL(0) ? GetCurrentStatementStartTimestamp() - 30 * USECS_PER_DAY : PG_GETARG_TIMESTAMPTZ(0);
     bool has_ledger;
     RunAs saved;
+    int level;
 
     InitMaterializedSRF(fcinfo, 0);
     payout_connect_spi();
     payout_require_guards(false);
     run_as(&saved, payout_check_tables());
     has_ledger = ledger_in_use();
+    level = plan_for_whole_tables();
     for (int i = 0; i < lengthof(checks); i++) {
         /* both types count from the same moment, in UTC */
         if (has_ledger || strncmp(checks[i].kind, "LEDGER", strlen("LEDGER")) != 0)
             do_check(&checks[i], TimestampGetDatum(since), info);
     }
+    AtEOXact_GUC(true, level);
     run_as_end(&saved);
     SPI_finish();
     return (Datum)0;

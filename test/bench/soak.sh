@@ -70,6 +70,7 @@ bench_soak() {
     soaking_receiver
     create_outbox
     set_outbox timeout 5s
+    set_outbox retry_schedule '5s, 5s, 10s' # what follows in an aggregate waits as long
     ox -c "CREATE SEQUENCE soak_id" -c "ALTER TABLE \"OutboxEvent\" ALTER id SET DEFAULT nextval('soak_id')::text"
     cat >"$work/soak.sql" <<'SQL'
 \set aggregate random(1, 1000)
