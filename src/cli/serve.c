@@ -201,8 +201,7 @@ serve_until_signal(Serve *serve, const CommandLine *line, int socket, int port, 
     }
     atomic_store(&serve->hurry, true);
     pool_stop(serve);
-    if (serve->daemon != NULL)
-        MHD_stop_daemon(serve->daemon);
+    serve_http_stop(serve);
     if (ready)
         puts("stopped");
     return ready ? EXIT_DONE : EXIT_FAILED;
@@ -248,6 +247,7 @@ command_serve(const CommandLine *line)
     int port;
 
     serve->done_fd = eventfd(0, EFD_CLOEXEC);
+    serve->http_wake_fd = -1;
     serve->access_log = option_flag(line, "access-log");
     serve->query_seconds = (int)option_number(line, "query-timeout", 8);
     serve->started_at = time(NULL);

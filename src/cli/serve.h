@@ -90,6 +90,10 @@ struct Serve {
     bool access_log;
     int query_seconds; /* for a statement of a route that only reads */
     struct MHD_Daemon *daemon;
+    pthread_t http_thread; /* the daemon's, while http_runs */
+    bool http_runs;
+    atomic_bool http_ends;
+    int http_wake_fd;     /* written for that thread to look round; -1: not open */
     atomic_bool stopping; /* no further requests are taken on a connection */
     atomic_bool hurry;    /* what waits is not begun any more */
     atomic_int active;    /* requests whose head is complete and that have not been answered in full */
@@ -105,8 +109,14 @@ struct Serve {
     int stop_fd; /* readable once the workers are to end */
 };
 
-/* serve_http.c: takes the listening socket over until the daemon is stopped; false: it could not start. */
+/* serve_http.c: takes the listening socket over until serve_http_stop(); false: it could not start. */
 bool serve_http_start(Serve *serve, int socket);
+
+/* Has a request that was handed over answered; from any thread. */
+void serve_http_resume(Serve *serve, struct MHD_Connection *connection);
+
+/* Ends all connections; nothing may be in the pool any more. Also when it could not start. */
+void serve_http_stop(Serve *serve);
 
 /* serve_check.c: decides from the head of a request; true: there is an answer already. */
 bool serve_check_head(Serve *serve, Request *request, const char *method);

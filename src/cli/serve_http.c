@@ -1,10 +1,14 @@
 /*
- * The HTTP side of `serve`: libmicrohttpd's callbacks, all in its one thread. What takes time is handed to the pool
- * while the connection is suspended; when it is resumed the handler is called once more and sends the answer.
+ * The HTTP side of `serve`: libmicrohttpd's loop and its callbacks, all in one thread of ours. What takes time is
+ * handed to the pool while the connection is suspended; when it is resumed the handler is called once more and sends
+ * the answer.
  */
+#include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <unistd.h>
 
 #include "message.h"
 #include "serve.h"
@@ -13,6 +17,8 @@
 #define HEAD_BYTES (16 * 1024)
 /* What is read and thrown away of a body that is too large before the connection is closed. */
 #define THROWN_AWAY_BYTES (1024 * 1024)
+/* So often the daemon looks round when nothing happens. */
+#define LONGEST_WAIT_MS 60000
 
 static Peer *
 peer_of(struct MHD_Connection *connection)
@@ -155,18 +161,72 @@ request_completed(void *context, struct MHD_Connection *connection, void **reque
     free(request);
 }
 
+/*
+ * libmicrohttpd's own loop over epoll waits for more to happen when exactly 128 connections are ready at a time, with
+ * all of them unanswered; MHD_run() never waits. Nor does it learn by itself of connections that others resume.
+ */
+static void *
+run_daemon(void *context)
+{
+    Serve *serve = context;
+    const union MHD_DaemonInfo *information = MHD_get_daemon_info(serve->daemon, MHD_DAEMON_INFO_EPOLL_FD);
+    struct pollfd events[] = {{.fd = information->epoll_fd, .events = POLLIN},
+                              {.fd = serve->http_wake_fd, .events = POLLIN}};
+
+    while (!atomic_load(&serve->http_ends)) {
+        MHD_UNSIGNED_LONG_LONG timeout = LONGEST_WAIT_MS;
+        eventfd_t wakes;
+
+        if (MHD_get_timeout(serve->daemon, &timeout) != MHD_YES || timeout > LONGEST_WAIT_MS)
+            timeout = LONGEST_WAIT_MS;
+        if (poll(events, 2, (int)timeout) > 0 && events[1].revents != 0)
+            eventfd_read(serve->http_wake_fd, &wakes);
+        MHD_run(serve->daemon);
+    }
+    return NULL;
+}
+
+void
+serve_http_resume(Serve *serve, struct MHD_Connection *connection)
+{
+    MHD_resume_connection(connection);
+    eventfd_write(serve->http_wake_fd, 1);
+}
+
 bool
 serve_http_start(Serve *serve, int socket)
 {
     unsigned int silence = (unsigned int)(serve->peers.timeout_ms / 1000) + 1;
+    int failed;
 
-    serve->daemon = MHD_start_daemon(MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, handle,
-                                     serve, MHD_OPTION_LISTEN_SOCKET, socket, MHD_OPTION_NOTIFY_COMPLETED,
-                                     request_completed, serve, MHD_OPTION_NOTIFY_CONNECTION, connection_changed, serve,
+    serve->http_wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    serve->daemon = MHD_start_daemon(MHD_USE_EPOLL | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, handle, serve,
+                                     MHD_OPTION_LISTEN_SOCKET, socket, MHD_OPTION_NOTIFY_COMPLETED, request_completed,
+                                     serve, MHD_OPTION_NOTIFY_CONNECTION, connection_changed, serve,
                                      MHD_OPTION_URI_LOG_CALLBACK, request_begins, serve, MHD_OPTION_CONNECTION_LIMIT,
                                      (unsigned int)serve->peers.limit, MHD_OPTION_CONNECTION_TIMEOUT, silence,
                                      MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEAD_BYTES, MHD_OPTION_END);
-    if (serve->daemon == NULL)
-        message_error("could not start the HTTP server");
-    return serve->daemon != NULL;
+    failed = serve->http_wake_fd < 0 || serve->daemon == NULL
+                 ? errno
+                 : pthread_create(&serve->http_thread, NULL, run_daemon, serve);
+    serve->http_runs = serve->daemon != NULL && serve->http_wake_fd >= 0 && failed == 0;
+    if (!serve->http_runs)
+        message_error("could not start the HTTP server: %s", strerror(failed));
+    return serve->http_runs;
+}
+
+void
+serve_http_stop(Serve *serve)
+{
+    if (serve->http_runs) {
+        atomic_store(&serve->http_ends, true);
+        eventfd_write(serve->http_wake_fd, 1);
+        pthread_join(serve->http_thread, NULL);
+    }
+    serve->http_runs = false;
+    if (serve->daemon != NULL)
+        MHD_stop_daemon(serve->daemon);
+    serve->daemon = NULL;
+    if (serve->http_wake_fd >= 0)
+        close(serve->http_wake_fd);
 }

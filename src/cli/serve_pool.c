@@ -108,7 +108,7 @@ work(void *argument)
         link_open(&worker->link);
     while ((request = next_request(worker, serve->stop_fd)) != NULL) {
         act_in_worker(worker, request);
-        MHD_resume_connection(request->connection);
+        serve_http_resume(serve, request->connection);
     }
     link_close(&worker->link);
     return NULL;

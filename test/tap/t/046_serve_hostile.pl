@@ -173,6 +173,31 @@ subtest 'too slow' => sub {
     stop_serve($slow);
 };
 
+# Some loops of libmicrohttpd take one of these numbers for a sign that there is more to come, and wait for that.
+subtest 'many at one moment' => sub {
+    my $crowded = start_serve({ node => $node });
+    for my $count (64, 127, 128, 129, 256) {
+        my @sockets = map { connect_to($crowded) } 1 .. $count;
+        my @left = @sockets;
+
+        # all are known to it, and idle, before it stands still
+        until_true(sub { sample($crowded, 'serve_clients') > $count }, "$count are connected");
+        $crowded->signal('STOP');
+        syswrite($_, "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n") for @sockets;
+        $crowded->signal('CONT');
+        until_true(sub {
+            my $ready = '';
+            vec($ready, fileno($_), 1) = 1 for @left;
+            select($ready, undef, undef, 0.1);
+            @left = grep { !vec($ready, fileno($_), 1) } @left;
+            return !@left;
+        }, "$count answers");
+        my @answers = map { sysread($_, my $text, 4096); $text } @sockets;
+        is(scalar(grep { m{^HTTP/1.1 200 } } @answers), $count, "$count requests at one moment are answered");
+    }
+    stop_serve($crowded);
+};
+
 # Ten thousand, or as many as the system lets us have: half of them silent, half in the middle of a request.
 subtest 'too many' => sub {
     chomp(my $hard = `bash -c 'ulimit -Hn'`);
