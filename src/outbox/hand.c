@@ -48,6 +48,7 @@ hand_create(MemoryContext parent, EndpointSet *endpoints)
     hand->ids = hash_create("outbox events", 1024, &ids, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
     hand->unmarked = hash_create("outbox events not marked", 64, &unmarked, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
     hand->aggregates = hash_create("outbox aggregates", 1024, &aggregates, HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+    hand->followers_since = DT_NOEND;
     hand->finished = MemoryContextAlloc(context, sizeof(OutboxEvent *) * (OUTBOX_HAND_EVENTS + 1000));
     for (int i = 0; i < OUTBOX_MOST_ENDPOINTS; i++)
         dlist_init(&hand->queues[i].ready);
@@ -308,7 +309,10 @@ hand_drop_finished(OutboxHand *hand, bool all_marked)
 
         if (!all_marked && !event->has_rows && !is_left && hash_get_num_entries(hand->unmarked) < MOST_UNMARKED)
             (void)hash_search(hand->unmarked, &hash, HASH_ENTER, NULL);
-        hand->has_followers = hand->has_followers || event->has_rows || outbox_event_has_failed(event);
+        if (event->has_rows || outbox_event_has_failed(event)) {
+            hand->has_followers = true;
+            hand->followers_since = Min(hand->followers_since, event->created_at);
+        }
         drop(hand, event);
     }
     hand->finished_count = 0;

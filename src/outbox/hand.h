@@ -109,6 +109,8 @@ typedef struct OutboxHand {
     bool sent_again;       /* what was delivered has been claimed again */
     bool has_followers; /* events may be due that were not when the others were claimed: their predecessor is done with
                          */
+    Timestamp followers_since; /* which are not older than this, and are to go before later ones; DT_NOEND: none since
+                                  the last claim */
     char *errors[OUTBOX_REPORTED_ERRORS];
     int error_count;
 } OutboxHand;

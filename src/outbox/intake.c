@@ -332,7 +332,10 @@ claim_from_position(Publisher *publisher, int limit_asked, bool *more)
         publisher->position = DT_NOBEGIN; /* all endpoints are behind */
         return claim_from_position(publisher, limit_asked, more);
     }
-    claim = outbox_claim(hand, limit, all ? DT_NOBEGIN : publisher->position);
+    /* What held up its aggregate's later events has left outbox_retry: none may overtake those that were passed over.
+     */
+    claim = outbox_claim(hand, limit, all ? DT_NOBEGIN : Min(publisher->position, hand->followers_since));
+    hand->followers_since = DT_NOEND;
     note_behind(hand, all);
     *more = claim.more;
     publisher->stopped = publisher->stopped || claim.outdated;

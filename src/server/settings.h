@@ -31,8 +31,8 @@ extern int setting_outbox_timeout;             /* a transfer's total deadline, m
 extern int setting_payout_workers;             /* processes of a calculation, 1..16 */
 extern int setting_payout_batch_size;          /* creators in one transaction, 1..100000 */
 extern int setting_max_workers;                /* runs of users' jobs at work at once */
-extern int setting_clock_offset;               /* apapacho_jobs.debug_clock_offset: seconds, a test's means to be at another time */
-extern char *setting_notify_channel;           /* for failed runs; empty: none */
+extern int setting_clock_offset; /* apapacho_jobs.debug_clock_offset: seconds, a test's means to be at another time */
+extern char *setting_notify_channel; /* for failed runs; empty: none */
 
 /* The schedule of a job and its text; NULL schedule and "" text when the job's setting is empty (disabled). */
 const CronSchedule *setting_cron(JobId job);

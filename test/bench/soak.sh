@@ -41,7 +41,7 @@ sample() {
 # The receiver's faults, by the second of each four minutes.
 do_harm() {
     case $(($1 % 240)) in
-        60) kill "$receiver" && { wait "$receiver" || true; } ;;
+        60) kill -QUIT "$receiver" && { wait "$receiver" || true; } ;; # told otherwise it may answer what it does not log
         80) run_nginx ;;
         160) pkill -STOP -P "$receiver" ;;
         170) pkill -CONT -P "$receiver" ;;

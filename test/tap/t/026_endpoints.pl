@@ -326,12 +326,13 @@ subtest 'order at each of them, under failures and kills' => sub {
     set_billing(q{event_types => ARRAY['*'], concurrency => 8});
     $_->answer('*' => 'flaky') for $main, $billing;
     apply($node, 'apapacho_jobs.outbox_wake_on_commit' => 'on', 'apapacho_jobs.outbox_retry_schedule' => '50 ms', 'apapacho_jobs.outbox_max_retries' => 1000,
-        'apapacho_jobs.outbox_workers' => 2);
+        'apapacho_jobs.outbox_workers' => 2, 'apapacho_jobs.outbox_batch_size' => 20); # most claims begin where another has ended
     $node->ask('TRUNCATE "OutboxEvent"');
     $_->take for $main, $billing;
     for my $batch (0 .. $kills) {
-        $node->ask(sprintf(q{SELECT count(apapacho_outbox_emit('Agg', (n %% %d)::text, lpad(n::text, 7, '0'))) FROM generate_series(%d, %d) n},
-            $aggregates, $events * $batch / ($kills + 1) + 1, $events * ($batch + 1) / ($kills + 1)));
+        $node->ask(sprintf(q{INSERT INTO "OutboxEvent" (id, "aggregateType", "aggregateId", "eventType", payload, "createdAt")
+            SELECT gen_random_uuid(), 'Agg', (n %% %d)::text, lpad(n::text, 7, '0'), '{}', localtimestamp(3) - interval '1 day' + n * interval '1 ms'
+            FROM generate_series(%d, %d) n}, $aggregates, $events * $batch / ($kills + 1) + 1, $events * ($batch + 1) / ($kills + 1)));
         my ($pid) = $node->pids('worker');
         $node->kill_hard($pid) if $batch < $kills && $pid;
     }
