@@ -68,6 +68,7 @@ bench_soak() {
     sql -c "ALTER SYSTEM SET autovacuum_naptime = '15s'" -c "SELECT pg_reload_conf()" >"$work/set.log"
     say "${bold}Soak$plain: $soak_rate events/s for $soak_seconds s; seconds; kB and descriptors of launcher, scheduler, publisher; kB of OutboxEvent, outbox_retry, run; pending; state"
     soaking_receiver
+    [[ -n $nginx ]] || die "there is no nginx, whose log says what has arrived: test/setup.sh bench"
     create_outbox
     set_outbox timeout 5s
     set_outbox retry_schedule '5s, 5s, 10s' # what follows in an aggregate waits as long
@@ -94,6 +95,6 @@ SQL
     emitted=$(ox -c "SELECT last_value FROM soak_id")
     awk -v n="$emitted" '$1 == 204 { if (seen[$2]++) again++ } $1 != 204 { bad++ } END { for (i = 1; i <= n; i++) lost += !(i in seen)
         printf "  %d events, %d lost, %d acknowledged again, %d answered 503 or worse\n", n, lost, again, bad }' "$work/nginx/answers"
-    line "attempts logged, kB" "$(ox -c "SELECT count(*) || ', ' || (SELECT sum(pg_total_relation_size(inhrelid)) / 1024 FROM pg_inherits
+    line "attempts logged, kB" "$(ox -c "SELECT count(*) || ', ' || (SELECT (sum(pg_total_relation_size(inhrelid)) / 1024)::bigint FROM pg_inherits
         WHERE inhparent = 'apapacho_jobs.outbox_attempt'::regclass) FROM apapacho_jobs.outbox_attempt")"
 }

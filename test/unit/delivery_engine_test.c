@@ -637,31 +637,6 @@ test_destroy_in_flight(void)
     delivery_engine_destroy(engine);
 }
 
-/* A server that closes a connection which is not in use wakes the engine once, and does no harm to what follows. */
-static void
-test_closed_in_between(void)
-{
-    DeliveryOptions options = usual_options();
-    DeliveryEngine *engine = make_engine(&options);
-    struct pollfd ready = {delivery_engine_fd(engine), POLLIN, 0};
-
-    for (int i = 0; i < 20; i++) {
-        DeliveryResult result = deliver(engine, "/leave");
-
-        CHECK(result.delivered && !result.reused_connection);
-        CHECK(poll(&ready, 1, TEST_DEADLINE_MS) == 1);
-        delivery_engine_run(engine);
-        CHECK(poll(&ready, 1, 0) == 0);
-        result = deliver(engine, "/200");
-        CHECK(result.delivered && !result.reused_connection);
-        result = deliver(engine, "/200"); /* which another one in the set follows */
-        CHECK(result.delivered && result.reused_connection);
-        result = deliver(engine, "/silence");
-        check_failure(result, DELIVERY_ERROR_PROTOCOL, 0, "");
-    }
-    delivery_engine_destroy(engine);
-}
-
 /* Without its epoll set libcurl gives up, at once or (8.22) at the deadline; the engine must report every request and
  * not spin or crash. */
 static void
@@ -701,7 +676,6 @@ main(void)
     test_many();
     test_refused_requests();
     test_destroy_in_flight();
-    test_closed_in_between();
     test_broken_epoll();
     loopback_stop(&server);
     return unit_report();

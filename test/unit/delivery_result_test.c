@@ -166,6 +166,31 @@ test_connection(void)
     delivery_engine_destroy(engine);
 }
 
+/* A server that closes a connection which is not in use wakes the engine once, and does no harm to what follows. */
+static void
+test_closed_in_between(void)
+{
+    DeliveryOptions options = usual_options();
+    DeliveryEngine *engine = make_engine(&options);
+    struct pollfd ready = {delivery_engine_fd(engine), POLLIN, 0};
+
+    for (int i = 0; i < 20; i++) {
+        DeliveryResult result = deliver(engine, "/leave");
+
+        CHECK(result.delivered && !result.reused_connection);
+        CHECK(poll(&ready, 1, TEST_DEADLINE_MS) == 1);
+        delivery_engine_run(engine);
+        CHECK(poll(&ready, 1, 0) == 0);
+        result = deliver(engine, "/200");
+        CHECK(result.delivered && !result.reused_connection);
+        result = deliver(engine, "/200"); /* which another one in the set follows */
+        CHECK(result.delivered && result.reused_connection);
+        result = deliver(engine, "/silence");
+        CHECK(!result.delivered && result.error_class == DELIVERY_ERROR_PROTOCOL);
+    }
+    delivery_engine_destroy(engine);
+}
+
 static void
 test_retry_after(void)
 {
@@ -324,6 +349,7 @@ main(void)
 {
     loopback_start(&server, NULL);
     test_connection();
+    test_closed_in_between();
     test_retry_after();
     test_excerpt();
     test_policy();
