@@ -142,7 +142,10 @@ static const Check checks[] = {
                           " WHERE p.\"status\"::text = 'SENT' AND p.\"sentAt\" IS NULL"},
     {"RETRY_COUNT", "SELECT p.\"creatorId\", p.\"id\", NULL, pg_catalog.format('is %s after %s failures', p.\"status\","
                     " p.\"retryCount\") FROM {Payout} AS p WHERE p.\"status\"::text = ANY ('{CALCULATED,PENDING}')"
-                    " AND p.\"retryCount\" >= " MAX_FAILURES_TEXT},
+                    " AND p.\"retryCount\" >= " MAX_FAILURES_TEXT
+                    /* somebody may have taken it up again: that is written down */
+                    " AND (SELECT l.from_status FROM apapacho_jobs.payout_transition AS l WHERE l.payout_id = p.\"id\""
+                    "  ORDER BY l.id DESC LIMIT 1) IS DISTINCT FROM 'FAILED'"},
     {"PERIOD", "SELECT p.\"creatorId\", p.\"id\", NULL, pg_catalog.format('from %s to %s, after one to %s',"
                " p.\"periodStart\", p.\"periodEnd\", p.before) FROM (SELECT p.*, pg_catalog.lag(p.\"periodEnd\")"
                "  OVER (PARTITION BY p.\"creatorId\" ORDER BY p.\"periodEnd\", p.\"id\") AS before FROM {Payout} AS p"

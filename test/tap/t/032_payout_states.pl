@@ -101,6 +101,7 @@ subtest 'failed, again and again' => sub {
     is(changes($payout), 'CALCULATED>PENDING PENDING>PENDING PENDING>FAILED', 'and a change');
     is(ledger($payout), "$calculated, $reversed", 'the ledger');
     $node->ask(qq{UPDATE "Payout" SET status = 'PENDING' WHERE id = '$payout'});
+    is($node->ask(q{SELECT detail FROM apapacho_payout_reconcile() WHERE kind = 'RETRY_COUNT'}), '', 'taken up by somebody: that is written down, and no difference');
     is(mark('failed', $payout, 'closed', 'A5')->{status}, 'FAILED', 'taken up by somebody: any further failure is the last');
     is(ledger($payout), "$calculated, $reversed, $calculated, $reversed", 'the ledger goes with it');
 };
