@@ -44,6 +44,14 @@ SELECT count(*) AS left_to_do FROM apapacho_jobs.payout_todo;
 SELECT * FROM run();
 SELECT * FROM apapacho_payout_reconcile();
 
+-- many of a kind: a transaction has about as many of them as it may, and hardly any is tried and left for the next one
+INSERT INTO many SELECT 'e' || to_char(n, 'FM0000'), 20 FROM generate_series(1, 1500) AS n;
+DELETE FROM many WHERE creator < 'e';
+INSERT INTO "Creator" (id, "userId", status, "updatedAt") SELECT creator, creator, 'ACTIVE', now() FROM many;
+SELECT sell('third');
+SELECT * FROM run();
+SELECT cardinality(string_to_array(creators, ' ')) AS creators, items FROM transactions;
+
 SET client_min_messages = warning;
 TRUNCATE "OutboxEvent", "PayoutItem", "Payout", "Transaction", "Creator" CASCADE;
 DROP VIEW transactions;

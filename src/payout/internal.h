@@ -187,8 +187,11 @@ LedgerLine payout_adjustment_line(const char *id, const char *creator_id, const 
 
 /* Paying (pay.c, sweep.c) */
 
+#define PAYOUT_MOST_ITEMS 5000 /* of a transaction, or one creator's: what is locked keeps refunds waiting */
+
 typedef struct PayFigures {
     int64 created;
+    int64 items;
     char *payout_id; /* the first payout, palloc'ed; NULL */
     char *reason;    /* of the first creator that was not paid; NULL */
     char **later;    /* who has not been dealt with, for the others have items enough; palloc'ed */

@@ -18,8 +18,7 @@
 #include "server/ids.h"
 #include "server/settings.h"
 
-#define MOST_PASSES 4   /* until what others change meanwhile has settled */
-#define MOST_ITEMS 5000 /* of a transaction, or one creator's: what is locked keeps refunds waiting */
+#define MOST_PASSES 4 /* until what others change meanwhile has settled */
 #define PAY_PARAMETERS (RULE_PARAMETERS + 4)
 #define FEW 16 /* creators for whom a statement takes longer to be planned than to be done */
 
@@ -352,7 +351,7 @@ pay_once(const PayoutRules *rules, const char *run_id, char **ids, const Timesta
     values[RULE_PARAMETERS] = TimestampGetDatum(rules->now);
     values[RULE_PARAMETERS + 1] = TimestampGetDatum(payout_now());
     values[RULE_PARAMETERS + 2] = CStringGetTextDatum(run_id);
-    values[RULE_PARAMETERS + 3] = Int32GetDatum(MOST_ITEMS);
+    values[RULE_PARAMETERS + 3] = Int32GetDatum(PAYOUT_MOST_ITEMS);
     rows = run_for_creators(count, pay_sql, PAY_PARAMETERS, types, values, nulls);
     *sweep = false;
     if (rows > 0 && row_bool(0, 15))
@@ -374,6 +373,8 @@ pay_once(const PayoutRules *rules, const char *run_id, char **ids, const Timesta
             continue;
         }
         read_finding(row, &findings[found]);
+        if (is_paid)
+            figures->items += spi_int64(row, 6);
         if (is_paid && figures->created++ == 0)
             figures->payout_id = spi_text(row, 4);
         if (!is_paid && figures->reason == NULL)

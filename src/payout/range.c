@@ -30,6 +30,8 @@ typedef struct Batch {
     char **later;      /* who has been left for another transaction, for this one had items enough */
     Timestamp *later_since;
     int later_count;
+    double seen_creators; /* in the last transactions, each counting half of the one after it */
+    double seen_items;    /* of these creators */
 } Batch;
 
 /* The lock of calculations. It stands for the table "Payout" as it is now. */
@@ -124,6 +126,8 @@ pay_in_transaction(void *state, char **ids, int count)
     range->locked = range->takes_lock;
     range->created += figures.created;
     batch->later_count += figures.later_count;
+    batch->seen_creators = batch->seen_creators / 2 + count - figures.later_count;
+    batch->seen_items = batch->seen_items / 2 + figures.items;
 }
 
 /* A creator who cannot be paid: the reason is kept, and the next run tries again. */
@@ -168,16 +172,27 @@ next_creators(Batch *batch, int most)
 }
 
 /*
- * Pays them, in several transactions if they have many items; false when the run was told to stop in between. *most is
- * how many creators to try at once: fewer when some of them had to be left for later, which is work in vain.
+ * How many creators to try in a transaction: some fewer than seem to have all the items that it may have, since whoever
+ * has to be left for another one has been decided in vain.
  */
+static int
+creators_to_try(const Batch *batch)
+{
+    double fitting = 0.95 * PAYOUT_MOST_ITEMS * batch->seen_creators / Max(batch->seen_items, 1);
+
+    if (batch->seen_creators < 1)
+        return setting_payout_batch_size;
+    return (int)Max(1, Min(fitting, setting_payout_batch_size));
+}
+
+/* Pays them, in several transactions if they have many items; false when the run was told to stop in between. */
 static bool
-pay_batch(const PayoutWork *work, Batch *batch, int count, int *most)
+pay_batch(const PayoutWork *work, Batch *batch, int count)
 {
     int done = 0;
 
     while (done < count) {
-        int tried = Min(*most, count - done);
+        int tried = Min(creators_to_try(batch), count - done);
         int left;
 
         batch->later_count = 0;
@@ -186,7 +201,6 @@ pay_batch(const PayoutWork *work, Batch *batch, int count, int *most)
         done += tried - left;
         memcpy(batch->ids + done, batch->later, sizeof(char *) * left);
         memcpy(batch->sinces + done, batch->later_since, sizeof(Timestamp) * left);
-        *most = left > 0 ? Max(tried - left, 1) : Min(*most + *most / 2 + 1, setting_payout_batch_size);
         if (done < count && job_should_stop(batch->range->run))
             return false;
     }
@@ -207,16 +221,15 @@ payout_pay_range(PayRange *range, void (*report)(const PayRange *range, void *st
         .failure = "could not calculate the payout of creator",
         .failed = keep_error,
     };
-    int most = setting_payout_batch_size;
 
     while (!job_should_stop(range->run)) {
-        int count = next_creators(&batch, most);
+        int count = next_creators(&batch, creators_to_try(&batch));
         char *last;
 
         if (count == 0)
             break;
         last = batch.ids[count - 1];
-        if (!pay_batch(&work, &batch, count, &most))
+        if (!pay_batch(&work, &batch, count))
             break;
         range->after = MemoryContextStrdup(range->run->context, last);
         range->looked_at += count;
