@@ -100,6 +100,7 @@ OUTBOX_OBJS = \
 	src/outbox/remote_requests.o \
 	src/outbox/request.o \
 	src/outbox/share.o \
+	src/outbox/waiting.o \
 	src/outbox/watch.o \
 	src/outbox/webhook.o
 

@@ -16,6 +16,8 @@
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
+#include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
@@ -33,6 +35,7 @@
 
 #include "outbox/hand.h"
 #include "outbox/share.h"
+#include "outbox/waiting.h"
 #include "server/delivery_settings.h"
 #include "server/settings.h"
 #include "server/user_tables.h"
@@ -53,6 +56,7 @@ enum {
     COL_CREATED_AT,
     COL_RETRY_COUNT,
     COL_PLACE,
+    COL_WRITER,
     COL_HAS_ROWS,
     /* of the simple claim */
     COL_ROW_ENDPOINT,
@@ -66,7 +70,7 @@ enum {
 
 #define EVENT_COLUMNS                                                                                                  \
     "SELECT e.id, e.\"aggregateType\", e.\"aggregateId\", e.\"eventType\", e.payload, e.\"createdAt\","                \
-    " e.\"retryCount\", e.ctid, "
+    " e.\"retryCount\", e.ctid, e.xmin, "
 
 /* The default endpoint alone. %1$s: the events. An event that has failed for good, or is gone, holds up nobody. */
 static const char claim_sql[] =
@@ -77,7 +81,7 @@ static const char claim_sql[] =
                   " %3$s"
                   " ORDER BY e.\"publishedAt\", e.\"createdAt\" LIMIT $2";
 
-/* The same where nothing waits for a retry at all. */
+/* The same where nothing waits for a retry at all, or where that is in memory (waiting.h). */
 static const char untried_sql[] =
     EVENT_COLUMNS "false, NULL::text FROM %1$s e"
                   " WHERE e.\"publishedAt\" IS NULL AND e.\"createdAt\" >= $3 AND e.\"retryCount\" < $1 %2$s"
@@ -91,11 +95,13 @@ static const char order_sql[] =
     "  AND (x.\"createdAt\" < e.\"createdAt\""
     "   OR x.\"createdAt\" = e.\"createdAt\" AND (own.event_id IS NULL OR x.id < e.id)))";
 
-/* The same for a claim that does not look at all events: whatever is in the way of an aggregate's next one, it waits.
+/*
+ * The same for a claim that does not look at all events: of an aggregate of which something waits it takes nothing,
+ * also nothing whose time has come, for it may have passed over what is to go before that.
  */
 static const char strict_order_sql[] =
-    "AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r"
-    "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\" AND r.event_id <> e.id)";
+    "AND own.event_id IS NULL AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r"
+    "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\")";
 
 /*
  * Several endpoints: $6 their names, $7 whether there is room, $8 the expressions that types are to match. An event's
@@ -135,9 +141,9 @@ static const char several_order_sql[] =
     "   OR x.\"createdAt\" = e.\"createdAt\" AND (own.event_id IS NULL OR x.id < e.id)))";
 
 static const char several_strict_order_sql[] =
-    "AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r"
+    "AND own.event_id IS NULL AND NOT EXISTS (SELECT FROM apapacho_jobs.outbox_waiting r"
     "  WHERE r.aggregate_type = e.\"aggregateType\" AND r.aggregate_id = e.\"aggregateId\" AND r.endpoint = p.name"
-    "  AND r.event_id <> e.id AND r.failed_at IS NULL)";
+    "  AND r.failed_at IS NULL)";
 
 /* Those of this publisher's share, where that is not the whole. */
 static const char share_sql[] =
@@ -402,8 +408,10 @@ typedef struct Found {
     OutboxEvent **events;
     int count;
     size_t bytes;
-    bool more;     /* it ended before there was nothing else */
-    bool outdated; /* an event is left to an endpoint of which the simple claim knows nothing */
+    bool more;            /* it ended before there was nothing else */
+    bool outdated;        /* an event is left to an endpoint of which the simple claim knows nothing */
+    TransactionId writer; /* of the last one of these rows */
+    XLogRecPtr flush_to;  /* what has to be on disk before they go out, lest a crash undoes them */
 } Found;
 
 /* Whether the row's entry in outbox_retry is another endpoint's. */
@@ -418,9 +426,48 @@ is_of_others(HeapTuple row, TupleDesc columns)
     return others;
 }
 
-/* Reads the cursor, up to limit + TIE_ROWS events; what is in hand is left out. */
+/* Notes up to where the WAL has to be on disk for the row to stay. */
 static void
-read_events(Found *found, const OutboxHand *hand, Portal cursor, int limit)
+note_writer(Found *found, HeapTuple row, TupleDesc columns)
+{
+    bool is_null;
+    TransactionId writer = DatumGetTransactionId(SPI_getbinval(row, columns, COL_WRITER, &is_null));
+
+    if (writer == found->writer)
+        return;
+    found->writer = writer;
+    found->flush_to = Max(found->flush_to, xact_unflushed_commit(writer));
+}
+
+/* What the rows of outbox_retry that are in memory say of an event: false: it is not to be had. */
+static bool
+may_go(const Waiting *waiting, const OutboxHand *hand, const char *id, HeapTuple row, TupleDesc columns,
+       WaitingState *state)
+{
+    char *type;
+    char *aggregate;
+    bool is_null;
+    bool is_held_up;
+
+    *state = waiting_state(waiting, id);
+    if (*state == WAITING_LATER)
+        return false;
+    if (!hand->ordered)
+        return true;
+    type = column_text(row, columns, COL_AGGREGATE_TYPE);
+    aggregate = column_text(row, columns, COL_AGGREGATE_ID);
+    is_held_up = waiting_is_before(waiting, type, aggregate,
+                                   DatumGetTimestamp(SPI_getbinval(row, columns, COL_CREATED_AT, &is_null)),
+                                   *state == WAITING_NOT ? NULL : id);
+    pfree(type);
+    pfree(aggregate);
+    return !is_held_up;
+}
+
+/* Reads the cursor, up to limit + TIE_ROWS events; what is in hand is left out, and what `waiting` (unless it is NULL)
+ * holds up. */
+static void
+read_events(Found *found, const OutboxHand *hand, Portal cursor, int limit, const Waiting *waiting)
 {
     bool simple = hand->endpoints->is_simple;
 
@@ -435,18 +482,23 @@ read_events(Found *found, const OutboxHand *hand, Portal cursor, int limit)
         before = MemoryContextSwitchTo(hand->context);
         for (uint64 i = 0; i < SPI_processed && !found->more; i++) {
             char *id = column_text(table->vals[i], table->tupdesc, COL_ID);
+            WaitingState state = WAITING_NOT;
             OutboxEvent *event;
 
-            if (hand_has(hand, id)) {
+            if (hand_has(hand, id) ||
+                (waiting != NULL && !may_go(waiting, hand, id, table->vals[i], table->tupdesc, &state))) {
                 pfree(id);
                 continue;
             }
-            if (simple && is_of_others(table->vals[i], table->tupdesc)) {
+            if (simple && (state == WAITING_FOR_OTHERS || is_of_others(table->vals[i], table->tupdesc))) {
                 found->outdated = found->more = true;
                 pfree(id);
                 break;
             }
             event = read_event(id, table->vals[i], table->tupdesc, hand);
+            if (state == WAITING_DUE)
+                event->has_rows = event->targets[0].has_row = true;
+            note_writer(found, table->vals[i], table->tupdesc);
             found->events[found->count++] = event;
             found->bytes += event->bytes;
             found->more = hand->bytes + found->bytes >= OUTBOX_HAND_BYTES || found->count >= limit + TIE_ROWS ||
@@ -497,16 +549,16 @@ settle_ties(Found *found)
     pfree(places);
 }
 
-/* Whether outbox_retry has any rows, perhaps: it has none for whoever took a snapshot before it was found empty. */
-static bool
-may_have_retries(void)
+/* The pages of outbox_retry. It has no rows for whoever took a snapshot before it was found to have no pages. */
+static BlockNumber
+retry_pages(void)
 {
     Oid table = get_relname_relid("outbox_retry", get_namespace_oid("apapacho_jobs", false));
     Relation relation = table_open(table, AccessShareLock);
-    bool has_pages = RelationGetNumberOfBlocks(relation) > 0;
+    BlockNumber pages = RelationGetNumberOfBlocks(relation);
 
     table_close(relation, NoLock);
-    return has_pages;
+    return pages;
 }
 
 /* The statement of a claim: of all events or of those from some time on, of all slots or of some. */
@@ -562,8 +614,11 @@ find_events(Found *found, OutboxHand *hand, int limit, Timestamp from)
                       (Datum)0,
                       (Datum)0,
                       (Datum)0};
+    char nulls[lengthof(types) + 1] = "        ";
     bool whole = share_is_whole();
-    bool retries = may_have_retries();
+    bool from_start = from == DT_NOBEGIN;
+    BlockNumber pages = retry_pages();
+    Waiting *waiting = NULL;
     Portal cursor = NULL;
     RunAs saved;
     int level;
@@ -574,17 +629,22 @@ find_events(Found *found, OutboxHand *hand, int limit, Timestamp from)
         endpoint_arguments(hand, &values[5]);
     level = outbox_plan_by_index();
     while (cursor == NULL) {
-        cursor = SPI_cursor_open_with_args(NULL, claim_text(hand, retries, from == DT_NOBEGIN, whole),
-                                           hand->endpoints->is_simple ? 5 : lengthof(types), types, values, NULL, true,
+        if (hand->endpoints->is_simple && from_start && pages > 0 && pages <= WAITING_MOST_PAGES) {
+            waiting = waiting_read(user_table_name(TABLE_OUTBOX_EVENT));
+            nulls[1] = 'n'; /* it is not the statement that tells which of them count */
+        }
+        cursor = SPI_cursor_open_with_args(NULL, claim_text(hand, pages > 0 && waiting == NULL, from_start, whole),
+                                           hand->endpoints->is_simple ? 5 : lengthof(types), types, values, nulls, true,
                                            CURSOR_OPT_NO_SCROLL);
-        if (!retries && may_have_retries()) {
+        if (pages == 0 && retry_pages() > 0) {
             SPI_cursor_close(cursor); /* the first ones, just now */
             cursor = NULL;
-            retries = true;
+            pages = retry_pages();
         }
     }
-    read_events(found, hand, cursor, limit);
+    read_events(found, hand, cursor, limit, waiting);
     SPI_cursor_close(cursor);
+    XLogFlush(found->flush_to);
     AtEOXact_GUC(true, level);
     run_as_end(&saved);
 }

@@ -7,6 +7,7 @@
 
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "catalog/pg_extension.h"
@@ -60,6 +61,17 @@ guc_malloc_compat(size_t size)
 #else
 #define MY_PROC_NUMBER (MyProc->pgprocno)
 #endif
+
+/* The oldest transaction whose status can be looked up. To be read with XactTruncationLock held. */
+static inline TransactionId
+compat_oldest_kept_xid(void)
+{
+#if PG_VERSION_NUM >= 170000
+    return TransamVariables->oldestClogXid;
+#else
+    return ShmemVariableCache->oldestClogXid;
+#endif
+}
 
 /* The latch of the process in slot `number` of the process array. */
 static inline Latch *

@@ -3,6 +3,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
@@ -14,6 +15,7 @@
 #include "pgstat.h"
 #include "replication/syncrep.h"
 #include "storage/latch.h"
+#include "storage/lwlock.h"
 #include "tcop/pquery.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
@@ -136,6 +138,22 @@ void
 xact_flush_later(void)
 {
     (void)set_config_option("synchronous_commit", "off", PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0, false);
+}
+
+XLogRecPtr
+xact_unflushed_commit(TransactionId xid)
+{
+    XLogRecPtr commit = InvalidXLogRecPtr;
+    TransactionId next = ReadNextTransactionId();
+
+    if (!TransactionIdIsNormal(xid) || !TransactionIdPrecedes(xid, next))
+        return commit;
+    /* of a row that was frozen long ago the status is no longer kept */
+    LWLockAcquire(XactTruncationLock, LW_SHARED);
+    if (TransactionIdFollowsOrEquals(xid, compat_oldest_kept_xid()))
+        commit = TransactionIdGetCommitLSN(xid);
+    LWLockRelease(XactTruncationLock);
+    return commit;
 }
 
 void

@@ -12,6 +12,7 @@
 
 #include "postgres.h"
 
+#include "access/xlogdefs.h"
 #include "executor/spi.h"
 #include "fmgr.h"
 #include "utils/timestamp.h"
@@ -34,6 +35,13 @@ void xact_begin(const char *activity);
  * run_as() and run_as_end(), which would undo it.
  */
 void xact_flush_later(void);
+
+/*
+ * Up to where the WAL has to be on disk for a transaction that was seen to be committed to survive a crash, if that is
+ * not known to be so: it committed with synchronous_commit off, not long ago. InvalidXLogRecPtr: it will survive.
+ * XLogFlush() to there before others are told what it did.
+ */
+XLogRecPtr xact_unflushed_commit(TransactionId xid);
 
 /* Ends it: deferred triggers have fired as the owner by then (run_as_end), SPI is closed, statistics are reported. */
 void xact_commit(void);
