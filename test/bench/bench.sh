@@ -97,6 +97,7 @@ measured() {
 
 # None is left that the postmaster has yet to count, also none that is still ending.
 no_client_left() {
+    # shellcheck disable=SC2009 # pgrep does not tell which have ended
     ! ps -o args= --ppid "$(head -n 1 "$work/data/postmaster.pid")" \
         | grep -qE 'defunct|postgres: postgres |apapacho_jobs (worker|payout helper)'
 }
