@@ -99,7 +99,7 @@ measured() {
 no_client_left() {
     # shellcheck disable=SC2009 # pgrep does not tell which have ended
     ! ps -o args= --ppid "$(head -n 1 "$work/data/postmaster.pid")" \
-        | grep -qE 'defunct|postgres: postgres |apapacho_jobs (worker|payout helper)'
+        | grep -qE '^\[|postgres: postgres |apapacho_jobs (worker|payout helper)'
 }
 
 bench_payouts() {
