@@ -262,8 +262,8 @@ loopback_accept(void *context)
             SSL_set_fd(connection->tls, fd);
         }
         server->all[index] = connection;
+        atomic_store(&server->connections, index + 1); /* first: who has its answer may count */
         pthread_create(&connection->thread, NULL, loopback_serve, connection);
-        atomic_store(&server->connections, index + 1);
     }
 }
 
