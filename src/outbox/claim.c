@@ -20,7 +20,6 @@
 #include "access/xlog.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "miscadmin.h"
@@ -292,12 +291,6 @@ column_text(HeapTuple row, TupleDesc columns, int column)
     return text != NULL ? text : pstrdup("");
 }
 
-static uint64
-hash_text(const char *text)
-{
-    return hash_bytes_extended((const unsigned char *)text, (int)strlen(text), 0);
-}
-
 /* The elements of an array of the row, of a type that is passed by value; NULL where it is null. */
 static Datum *
 column_elements(HeapTuple row, TupleDesc columns, int column, Oid type, int *count)
@@ -375,7 +368,7 @@ read_event(char *id, HeapTuple row, TupleDesc columns, const OutboxHand *hand)
     event->aggregate_type = column_text(row, columns, COL_AGGREGATE_TYPE);
     event->aggregate_id = column_text(row, columns, COL_AGGREGATE_ID);
     event->type = column_text(row, columns, COL_TYPE);
-    event->aggregate = hash_combine64(hash_text(event->aggregate_type), hash_text(event->aggregate_id));
+    event->aggregate = outbox_hash_aggregate(event->aggregate_type, event->aggregate_id);
     event->created_at = DatumGetTimestamp(SPI_getbinval(row, columns, COL_CREATED_AT, &is_null));
     event->retry_count = DatumGetInt32(SPI_getbinval(row, columns, COL_RETRY_COUNT, &is_null));
     event->place = *(ItemPointer)DatumGetPointer(SPI_getbinval(row, columns, COL_PLACE, &is_null));

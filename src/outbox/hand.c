@@ -26,12 +26,6 @@ typedef struct AggregateQueue {
     int waiting;        /* targets that a later claim or another attempt is to see to: nothing may pass them */
 } AggregateQueue;
 
-static uint64
-hash_text(const char *text)
-{
-    return hash_bytes_extended((const unsigned char *)text, (int)strlen(text), 0);
-}
-
 OutboxHand *
 hand_create(MemoryContext parent, EndpointSet *endpoints)
 {
@@ -58,7 +52,7 @@ hand_create(MemoryContext parent, EndpointSet *endpoints)
 bool
 hand_has(const OutboxHand *hand, const char *id)
 {
-    uint64 hash = hash_text(id);
+    uint64 hash = outbox_hash(id);
 
     return hash_search(hand->ids, &hash, HASH_FIND, NULL) != NULL;
 }
@@ -153,7 +147,7 @@ outbox_event_free(OutboxEvent *event)
 static void
 drop(OutboxHand *hand, OutboxEvent *event)
 {
-    uint64 hash = hash_text(event->id);
+    uint64 hash = outbox_hash(event->id);
 
     for (int i = 0; i < event->target_count; i++) {
         OutboxTarget *target = &event->targets[i];
@@ -244,7 +238,7 @@ add_target(OutboxHand *hand, OutboxTarget *target)
 bool
 hand_add(OutboxHand *hand, OutboxEvent *event)
 {
-    uint64 hash = hash_text(event->id);
+    uint64 hash = outbox_hash(event->id);
 
     hand->count++;
     hand->bytes += event->bytes;
@@ -304,7 +298,7 @@ hand_drop_finished(OutboxHand *hand, bool all_marked)
 {
     for (int i = 0; i < hand->finished_count; i++) {
         OutboxEvent *event = hand->finished[i];
-        uint64 hash = hash_text(event->id);
+        uint64 hash = outbox_hash(event->id);
         bool is_left = outbox_event_is_left(event);
 
         if (!all_marked && !event->has_rows && !is_left && hash_get_num_entries(hand->unmarked) < MOST_UNMARKED)

@@ -15,6 +15,7 @@
 
 #include "postgres.h"
 
+#include "common/hashfn.h"
 #include "lib/ilist.h"
 #include "storage/itemptr.h"
 #include "utils/hsearch.h"
@@ -36,6 +37,19 @@ typedef enum OutboxTargetState {
     OUTBOX_DELIVERED,
     OUTBOX_FAILED
 } OutboxTargetState;
+
+/* Events and aggregates are told apart by hashes: of an event's id, of an aggregate's type and id. */
+static inline uint64
+outbox_hash(const char *text)
+{
+    return hash_bytes_extended((const unsigned char *)text, (int)strlen(text), 0);
+}
+
+static inline uint64
+outbox_hash_aggregate(const char *type, const char *id)
+{
+    return hash_combine64(outbox_hash(type), outbox_hash(id));
+}
 
 typedef struct OutboxAttempt OutboxAttempt;
 typedef struct OutboxEvent OutboxEvent;

@@ -1,18 +1,17 @@
 /*
  * waiting.c: what waits for a retry, in memory. See waiting.h.
  *
- * Runs in a publisher, in the transaction of a claim. Events and aggregates are told apart by 64-bit hashes, as they
- * are in hand.
+ * Runs in a publisher, in the transaction of a claim. Events and aggregates are told apart by the hashes of
+ * hand.h.
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "executor/spi.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 
-#include "outbox/endpoint.h"
+#include "outbox/hand.h"
 #include "outbox/waiting.h"
 #include "server/settings.h"
 
@@ -42,22 +41,10 @@ static const char read_sql[] =
     " w.aggregate_id, x.\"createdAt\" FROM apapacho_jobs.outbox_waiting w LEFT JOIN %s x ON x.id = w.event_id"
     " AND x.\"publishedAt\" IS NULL AND x.\"retryCount\" < $1";
 
-static uint64
-hash_text(const char *text)
-{
-    return hash_bytes_extended((const unsigned char *)text, (int)strlen(text), 0);
-}
-
-static uint64
-hash_aggregate(const char *type, const char *id)
-{
-    return hash_combine64(hash_text(type), hash_text(id));
-}
-
 static void
 note_event(Waiting *waiting, const char *id, const char *endpoint, bool is_due)
 {
-    uint64 hash = hash_text(id);
+    uint64 hash = outbox_hash(id);
     bool found;
     WaitingEvent *event = hash_search(waiting->events, &hash, HASH_ENTER, &found);
 
@@ -76,7 +63,7 @@ is_earlier(Timestamp at, const char *id, Timestamp than, const char *than_id)
 static void
 note_aggregate(Waiting *waiting, const char *type, const char *id, Timestamp created_at, char *event_id)
 {
-    uint64 hash = hash_aggregate(type, id);
+    uint64 hash = outbox_hash_aggregate(type, id);
     bool found;
     WaitingAggregate *aggregate = hash_search(waiting->aggregates, &hash, HASH_ENTER, &found);
 
@@ -130,7 +117,7 @@ waiting_read(const char *events)
 WaitingState
 waiting_state(const Waiting *waiting, const char *id)
 {
-    uint64 hash = hash_text(id);
+    uint64 hash = outbox_hash(id);
     WaitingEvent *event = hash_search(waiting->events, &hash, HASH_FIND, NULL);
 
     return event != NULL ? event->state : WAITING_NOT;
@@ -140,7 +127,7 @@ bool
 waiting_is_before(const Waiting *waiting, const char *aggregate_type, const char *aggregate_id, Timestamp created_at,
                   const char *id)
 {
-    uint64 hash = hash_aggregate(aggregate_type, aggregate_id);
+    uint64 hash = outbox_hash_aggregate(aggregate_type, aggregate_id);
     WaitingAggregate *aggregate = hash_search(waiting->aggregates, &hash, HASH_FIND, NULL);
 
     if (aggregate == NULL)

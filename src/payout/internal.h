@@ -191,7 +191,7 @@ LedgerLine payout_adjustment_line(const char *id, const char *creator_id, const 
 
 typedef struct PayFigures {
     int64 created;
-    int64 items;
+    int64 items;     /* of these payouts */
     char *payout_id; /* the first payout, palloc'ed; NULL */
     char *reason;    /* of the first creator that was not paid; NULL */
     char **later;    /* who has not been dealt with, for the others have items enough; palloc'ed */
